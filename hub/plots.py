@@ -1,0 +1,132 @@
+"""The two figures of a model card: confusion matrix and learning curves."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+# Okabe & Ito (2008), told apart with every common colour blindness.
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_GREY = "#555555"
+_DPI = 160
+# Up to so many points, each gets a marker; a single one would not show at all as a line.
+_MARKED = 30
+
+
+def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str | Path, title: str) -> None:
+    """Draw the confusion matrix: counts, and shades and percentages by true class.
+
+    Args:
+        results: What `hub.metrics.WBCMetric.compute` returns; its `confusion_matrix` is drawn.
+        label_names: The name of each class, in the order of the rows.
+        path: The PNG to write.
+        title: Set above the matrix.
+
+    Raises:
+        ValueError: The matrix has not one row and one column for each name.
+    """
+    counts = np.asarray(results["confusion_matrix"])
+    n = len(label_names)
+    if counts.shape != (n, n):
+        raise ValueError(
+            f"the confusion matrix has shape {counts.shape}, but there are {n} label_names; "
+            "give the names the results were computed with"
+        )
+    support = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(support, 1)
+
+    figure = Figure(figsize=(0.95 * n, 0.95 * n))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(n, n):
+        share = f"{100 * shares[row, column]:.1f}%" if support[row, 0] else "–"
+        color = "white" if shares[row, column] > 0.5 else "black"
+        look = {"ha": "center", "color": color, "alpha": 1 if counts[row, column] else 0.45}
+        axes.text(column, row - 0.01, f"{counts[row, column]:,}", va="bottom", fontsize=11, weight="bold", **look)
+        axes.text(column, row + 0.06, share, va="top", fontsize=8.5, **look)
+
+    names = [textwrap.fill(name, 18) for name in label_names]
+    axes.set_xticks(range(n), names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), [f"{name}\n(n = {count:,})" for name, count in zip(names, support[:, 0], strict=True)])
+    axes.set_xlabel("Predicted class", fontsize=11, labelpad=6)
+    axes.set_ylabel("True class", fontsize=11, labelpad=6)
+    axes.set_title(textwrap.fill(title, 12 * n), fontsize=12, pad=10)
+    # Thin white lines between the cells; frame and ticks would only add ink.
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    # The cells keep their size and the page grows to the names, however long they are.
+    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
+
+
+def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
+    """Draw loss, centre loss and accuracy over the epochs of a training run.
+
+    Args:
+        log_history: `state.log_history` of transformers' Trainer. Training entries hold `epoch`, `loss` and, of a run
+            that logs them, `cross_entropy`, `center_loss` and `accuracy`; evaluation entries hold `epoch`, `eval_loss`
+            and `eval_accuracy`. Other keys and entries are passed over, and a panel without a point is left out.
+        path: The PNG to write.
+
+    Raises:
+        ValueError: No entry holds any of these figures.
+    """
+    panels = [
+        (
+            "Loss",
+            [
+                ("loss", "training, total", _BLUE, "-"),
+                ("cross_entropy", "training, cross entropy", _GREEN, "--"),
+                ("eval_loss", "validation, total", _ORANGE, "-"),
+            ],
+        ),
+        ("Centre loss", [("center_loss", "training, unweighted", _BLUE, "-")]),
+        ("Accuracy", [("accuracy", "training", _BLUE, "-"), ("eval_accuracy", "validation", _ORANGE, "-")]),
+    ]
+    panels = [(title, drawn) for title, curves in panels if (drawn := _points(log_history, curves))]
+    if not panels:
+        raise ValueError(
+            f"none of the {len(log_history)} log entries holds an epoch with a loss or an accuracy; "
+            "give the log_history of a Trainer that has trained"
+        )
+    figure = Figure(figsize=(4.2 * len(panels), 3.5), layout="constrained")
+    for axes, (title, drawn) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for epochs, values, label, color, style in drawn:
+            marker = "o" if len(epochs) <= _MARKED else None
+            axes.plot(epochs, values, style, label=label, color=color, marker=marker, markersize=4, linewidth=1.6)
+        _dress(axes, title)
+    figure.savefig(path, dpi=_DPI)
+
+
+def _points(log_history: Sequence[dict], curves: list[tuple]) -> list[tuple]:
+    """Return (epochs, values, label, colour, line style) of each curve that has a point."""
+    drawn = []
+    for key, *look in curves:
+        points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
+        if points:
+            drawn.append((*zip(*points, strict=True), *look))
+    return drawn
+
+
+def _dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=12, loc="left")
+    axes.set_xlabel("Epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlim(left=0)
+    if title == "Accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(top=1.01)
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_GREY)
+    axes.tick_params(colors=_GREY)
+    axes.legend(frameon=False, fontsize=9)

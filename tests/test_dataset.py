@@ -1,0 +1,681 @@
+"""Building, saving, downloading and loading of data sets, on tiny folders made here.
+
+WBC_BCCD_DIR and WBC_PBC_DIR, the folders of the published images, switch on the tests at the end.
+"""
+
+import http.server
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from PIL import Image, ImageFile
+
+from hub import dataset as ds
+from hub.__main__ import main
+
+ROOT = Path(__file__).resolve().parents[1]
+BCCD_COUNTS = {"TRAIN": 3, "TEST": 2, "TEST_SIMPLE": 1}
+
+
+def jpeg(shade=0, size=(24, 16)):
+    """An encoded image; different for every `shade` from 0 to 255."""
+    content = io.BytesIO()
+    Image.effect_noise(size, 40).point(lambda value: (value + shade) % 256).convert("RGB").save(content, "JPEG")
+    return content.getvalue()
+
+
+def make_bccd(folder):
+    """BCCD in small: 3, 2 and 1 images of each class in TRAIN, TEST and TEST_SIMPLE."""
+    for split, count in BCCD_COUNTS.items():
+        for position, name in enumerate(ds.BCCD_CLASSES):
+            (folder / split / name.upper()).mkdir(parents=True)
+            for index in range(count):
+                (folder / split / name.upper() / f"_{index}_{position}.jpeg").write_bytes(jpeg(17 * index + position))
+    return folder
+
+
+def make_pbc(folder, count=10):
+    for name in ds.PBC_FOLDERS:
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            (folder / name / f"{name[:2].upper()}_{index:03d}.jpg").write_bytes(jpeg(index))
+    return folder
+
+
+def counts(dataset):
+    return {split: list(ds.class_counts(part).values()) for split, part in dataset.items()}
+
+
+@pytest.fixture
+def bccd(tmp_path):
+    return make_bccd(tmp_path / "images")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+# --- Building ---
+
+
+@pytest.mark.parametrize(
+    "place", ["", "images", "_inputs/images", "wbc-1a2b/_inputs/images", "dataset2-master/dataset2-master/images"]
+)
+def test_bccd_is_found_in_every_published_layout(tmp_path, place):
+    make_bccd(tmp_path / "raw" / place)
+    dataset = ds.build_bccd(tmp_path / "raw")
+    assert counts(dataset) == {"train": [3] * 4, "test": [2] * 4, "test_simple": [1] * 4}
+    for part in dataset.values():
+        assert part.features == ds.features(ds.BCCD_CLASSES)
+    assert dataset["train"][0]["file_name"] == "TRAIN/EOSINOPHIL/_0_0.jpeg"
+
+
+def test_bccd_rows_are_the_files_in_order(bccd):
+    part = ds.build_bccd(bccd)["test"]
+    names = part["file_name"][:]
+    assert names == sorted(names) and len(set(names)) == 8
+    for row in part.cast_column("image", datasets.Image(decode=False)):
+        assert row["image"]["bytes"] == (bccd / row["file_name"]).read_bytes()
+        assert row["file_name"].split("/")[1].lower() == ds.BCCD_CLASSES[row["label"]]
+
+
+def test_class_folders_match_in_any_case_and_hidden_files_are_skipped(bccd, caplog):
+    (bccd / "TRAIN" / "MONOCYTE").rename(bccd / "TRAIN" / "Monocyte")
+    (bccd / "TRAIN" / "NEUTROPHIL" / ".DS_Store").write_bytes(b"x")
+    (bccd / "TRAIN" / "NEUTROPHIL" / "._0_3.jpeg").write_bytes(b"x")
+    (bccd / "TRAIN" / ".hidden").mkdir()
+    assert counts(ds.build_bccd(bccd))["train"] == [3] * 4
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+def test_what_does_not_decode_is_named_and_left_out(bccd, caplog, monkeypatch, lenient):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
+    folder = bccd / "TRAIN" / "LYMPHOCYTE"
+    whole = jpeg(9, (96, 96))
+    (folder / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpeg").write_bytes(b"")
+    (folder / "notes.txt").write_text("not an image")
+    (folder / "folder").mkdir()
+    dataset = ds.build_bccd(bccd)
+    assert counts(dataset)["train"] == [3] * 4
+    assert ImageFile.LOAD_TRUNCATED_IMAGES == lenient
+    for name, reason in {
+        "cut.jpeg": "truncated",
+        "empty.jpeg": "not an image",
+        "notes.txt": "not an image",
+        "folder": "directory",
+    }.items():
+        assert any(str(folder / name) in message and reason in message for message in caplog.messages)
+    assert caplog.messages[-1] == "4 files were left out"
+
+
+def test_bccd_errors_name_the_folder_and_what_was_looked_for(bccd, tmp_path):
+    def message():
+        with pytest.raises(ds.DatasetError) as error:
+            ds.build_bccd(bccd)
+        return str(error.value)
+
+    (bccd / "TEST" / "BASOPHIL").mkdir()
+    assert str(bccd / "TEST" / "BASOPHIL") in message() and "eosinophil, lymphocyte" in message()
+    (bccd / "TEST" / "BASOPHIL").rmdir()
+
+    shutil.move(bccd / "TEST" / "MONOCYTE", tmp_path / "kept")
+    assert f"{bccd / 'TEST'} holds no class folder monocyte" in message()
+    (bccd / "TEST" / "MONOCYTE").mkdir()
+    assert f"{bccd / 'TEST' / 'MONOCYTE'} is empty" in message()
+    (bccd / "TEST" / "MONOCYTE" / "a.jpeg").write_bytes(b"damaged")
+    assert "split test" in message() and "no readable image of monocyte" in message()
+
+    shutil.rmtree(bccd / "TEST_SIMPLE")
+    assert str(bccd) in message() and "TEST_SIMPLE" in message()
+
+
+def test_a_source_without_data_is_an_error(tmp_path):
+    with pytest.raises(ds.DatasetError, match="no such folder: .*nowhere"):
+        ds.build_bccd(tmp_path / "nowhere")
+    with pytest.raises(ds.DatasetError, match=f"{tmp_path} holds none of the folders test, test_simple, train"):
+        ds.build_bccd(tmp_path)
+    with pytest.raises(ds.DatasetError, match=f"{tmp_path} holds none of the folders basophil"):
+        ds.build_pbc(tmp_path)
+
+
+def test_two_data_sets_in_one_source_are_an_error(tmp_path):
+    make_bccd(tmp_path / "a" / "images")
+    make_bccd(tmp_path / "b" / "images")
+    with pytest.raises(ds.DatasetError, match="several data sets"):
+        ds.build_bccd(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "PBC_dataset_normal_DIB"])
+def test_pbc_is_split_by_class_and_seed(tmp_path, place):
+    make_pbc(tmp_path / "raw" / place)
+    dataset = ds.build_pbc(tmp_path / "raw", seed=1)
+    assert counts(dataset) == {"train": [8] * 8, "validation": [1] * 8, "test": [1] * 8}
+    assert dataset["train"].features == ds.features(ds.PBC_CLASSES)
+    names = {split: part["file_name"][:] for split, part in dataset.items()}
+    assert len(set(sum(names.values(), []))) == 80
+    assert {split: part["file_name"][:] for split, part in ds.build_pbc(tmp_path / "raw", seed=1).items()} == names
+    assert ds.build_pbc(tmp_path / "raw", seed=2)["test"]["file_name"][:] != names["test"]
+    for row in dataset["test"]:
+        assert ds.PBC_FOLDERS[row["file_name"].split("/")[0]] == ds.PBC_CLASSES[row["label"]]
+
+
+def test_pbc_errors_name_the_folder(tmp_path):
+    make_pbc(tmp_path / "raw")
+    (tmp_path / "raw" / "ig" / "IG_000.jpg").write_bytes(b"damaged")
+    with pytest.raises(ds.DatasetError, match="9 readable images of immature granulocyte"):
+        ds.build_pbc(tmp_path / "raw")
+    shutil.rmtree(tmp_path / "raw" / "ig")
+    with pytest.raises(ds.DatasetError, match=f"{tmp_path / 'raw'} holds no class folder ig"):
+        ds.build_pbc(tmp_path / "raw")
+
+
+def test_shared_classes_of_bccd_and_pbc_have_one_name():
+    assert set(ds.BCCD_CLASSES) < set(ds.PBC_CLASSES)
+    assert list(ds.PBC_CLASSES) == sorted(ds.PBC_CLASSES)
+
+
+def test_counts_table_is_aligned_and_differences_are_named(bccd):
+    dataset = ds.build_bccd(bccd)
+    lines = ds.counts_table(dataset).splitlines()
+    assert lines[0].split() == ["train", "test", "test_simple"]
+    assert lines[1].split() == ["eosinophil", "3", "2", "1"] and lines[-1].split() == ["total", "12", "8", "4"]
+    assert len({len(line) for line in lines}) == 1
+    assert "test monocyte: 2 images, published 620 (-618)" in ds.bccd_differences(dataset)
+
+
+# --- Saving ---
+
+
+def test_saved_and_loaded_data_are_the_same(bccd, tmp_path):
+    dataset = ds.build_bccd(bccd)
+    ds.save(dataset, tmp_path / "new" / "out")
+    loaded = ds.load(tmp_path / "new" / "out")
+    assert os.listdir(tmp_path / "new") == ["out"]
+    assert loaded["train"].features == dataset["train"].features
+    assert loaded["test"].with_format("arrow")[:] == dataset["test"].with_format("arrow")[:]
+
+
+def test_a_filled_output_is_refused_and_kept(bccd, tmp_path):
+    dataset = ds.build_bccd(bccd)
+    (tmp_path / "out").mkdir()
+    ds.save(dataset, tmp_path / "out")
+    before = sorted(os.listdir(tmp_path / "out"))
+    for output in (tmp_path / "out", bccd / "TRAIN" / "MONOCYTE" / "_0_2.jpeg"):
+        with pytest.raises(ds.DatasetError, match=f"{output} exists .*; remove it or name another"):
+            ds.save(dataset, output)
+    assert sorted(os.listdir(tmp_path / "out")) == before
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, SystemExit, OSError])
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch, failure):
+    def fail(self, path):
+        Path(path).mkdir()
+        raise failure
+
+    monkeypatch.setattr(DatasetDict, "save_to_disk", fail)
+    (tmp_path / "place").mkdir()
+    with pytest.raises(failure):
+        ds.save(DatasetDict(), tmp_path / "place" / "out")
+    assert not os.listdir(tmp_path / "place")
+
+
+# A build that stops in the middle of saving and says so.
+STUCK = """
+import runpy, sys, time
+from pathlib import Path
+from datasets import DatasetDict
+def stuck(self, path):
+    Path(path).mkdir()
+    Path(path, "half").write_text("x")
+    print("saving", flush=True)
+    time.sleep(60)
+DatasetDict.save_to_disk = stuck
+sys.argv[0] = "hub"
+runpy.run_module("hub", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_build_leaves_no_output(bccd, tmp_path, number, status):
+    place = tmp_path / "place"
+    arguments = ["dataset", "build", "bccd", "--source", str(bccd), "--output", str(place / "out")]
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that starts tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        try:
+            while "saving" not in (line := process.stdout.readline()):
+                assert line, process.stderr.read()
+            assert list(place.glob(".out.partial-*"))
+            process.send_signal(number)
+            errors = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+    assert process.returncode == status and "Traceback" not in errors
+    assert not (place / "out").exists()
+    if number == signal.SIGKILL:
+        assert os.listdir(place) == [f".out.partial-{process.pid}"]
+        ds.save(ds.build_bccd(bccd), place / "out")
+        assert os.listdir(place) == ["out"]
+    else:
+        assert not os.listdir(place)
+
+
+def test_the_partial_copy_of_a_living_process_stays(bccd, tmp_path):
+    living = tmp_path / f".out.partial-{os.getppid()}"
+    living.mkdir()
+    ds.save(ds.build_bccd(bccd), tmp_path / "out")
+    assert living.exists()
+
+
+# --- Command line ---
+
+
+def run_hub(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "hub", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_command_builds_a_data_set(bccd, tmp_path):
+    (bccd / "TRAIN" / "MONOCYTE" / "broken.jpeg").write_bytes(b"x")
+    result = run_hub("dataset", "build", "bccd", "--source", bccd, "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "total          12     8            4" in result.stdout
+    assert "train monocyte: 3 images, published 2,478 (-2,475)" in result.stdout
+    assert str(bccd / "TRAIN" / "MONOCYTE" / "broken.jpeg") in result.stderr
+    assert counts(ds.load(tmp_path / "out"))["test_simple"] == [1] * 4
+
+
+def test_the_command_builds_pbc_with_a_seed(tmp_path, capsys):
+    make_pbc(tmp_path / "raw")
+    arguments = ["dataset", "build", "pbc", "--source", str(tmp_path / "raw"), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--seed", "5"]) == 0
+    assert "immature granulocyte" in capsys.readouterr().out
+    expected = ds.build_pbc(tmp_path / "raw", seed=5)["test"]["file_name"][:]
+    assert ds.load(tmp_path / "out")["test"]["file_name"][:] == expected
+
+
+def test_a_user_error_is_one_line(bccd, tmp_path):
+    result = run_hub("dataset", "build", "bccd", "--source", tmp_path / "nowhere", "--output", tmp_path / "out")
+    assert result.returncode == 1 and not result.stdout
+    assert result.stderr == f"error: no such folder: {tmp_path / 'nowhere'}\n"
+
+
+def test_a_filled_output_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "file").write_text("x")
+    monkeypatch.setattr(ds, "build_bccd", lambda source: pytest.fail("built"))
+    assert main(["dataset", "build", "bccd", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'out'} exists and is not empty")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["pbc", "--download"], "10.17632/snkd93bnjr.1"),
+        (["bccd"], "one of the arguments --source --download is required"),
+        (["bccd", "--source", "x", "--download"], "not allowed with"),
+        (["other", "--download"], "invalid choice"),
+    ],
+)
+def test_wrong_arguments_are_explained(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["dataset", "build", *arguments, "--output", str(tmp_path / "out")])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+# --- Download ---
+
+
+class Server:
+    """An HTTP server of one file that misbehaves as told; it records the Range header of every request."""
+
+    def __init__(self):
+        self.content = b""
+        self.ranges = []
+        self.break_after = []  # for each of the next requests, the number of bytes after which the connection drops
+        self.statuses = []  # for each of the next requests, an error to answer
+        self.knows_ranges = True
+        self.sends_length = True
+        server = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            def log_message(self, *args):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/archive.zip"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(self, handler):
+        asked = handler.headers["Range"]
+        self.ranges.append(asked)
+        if self.statuses:
+            return handler.send_error(self.statuses.pop(0))
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.knows_ranges else 0
+        if start and start >= len(self.content):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(self.content)}")
+            handler.send_header("Content-Length", "0")
+            return handler.end_headers()
+        body = self.content[start:]
+        handler.send_response(206 if start else 200)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        if self.sends_length:
+            handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body[: self.break_after.pop(0)] if self.break_after else body)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    pauses = []
+    monkeypatch.setattr(ds.time, "sleep", pauses.append)
+    server = Server()
+    server.pauses = pauses
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """The bytes of a small archive laid out as the published one; its counts pass for the published ones."""
+    make_bccd(tmp_path / "raw" / "wbc-classification-1a2b" / "_inputs" / "images")
+    (tmp_path / "raw" / "wbc-classification-1a2b" / "README.md").write_text("read me")
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for path in sorted((tmp_path / "raw").rglob("*")):
+            file.write(path, path.relative_to(tmp_path / "raw"))
+        file.writestr("wbc-classification-1a2b/_inputs/images/TRAIN/../../../../../../evil.jpeg", jpeg())
+        file.writestr("../_inputs/images/TRAIN/MONOCYTE/evil.jpeg", jpeg())
+    published = {
+        split: dict.fromkeys(ds.BCCD_CLASSES, BCCD_COUNTS[folder]) for split, folder in ds.BCCD_SPLITS.items()
+    }
+    monkeypatch.setattr(ds, "BCCD_PUBLISHED", published)
+    return content.getvalue()
+
+
+def test_download_builds_and_keeps_the_archive(server, archive, tmp_path):
+    server.content = archive
+    dataset = ds.download_bccd(server.url, tmp_path / "cache")
+    assert counts(dataset) == {"train": [3] * 4, "test": [2] * 4, "test_simple": [1] * 4}
+    assert [path.read_bytes() for path in (tmp_path / "cache").iterdir()] == [archive]
+    assert not list(tmp_path.rglob("evil.jpeg"))
+    ds.download_bccd(server.url, tmp_path / "cache")
+    assert server.ranges == [None]
+
+
+def test_the_command_downloads(server, archive, tmp_path, monkeypatch):
+    server.content = archive
+    monkeypatch.setattr(ds.download_bccd, "__defaults__", (server.url, None))
+    assert main(["dataset", "build", "bccd", "--download", "--output", str(tmp_path / "out")]) == 0
+    assert counts(ds.load(tmp_path / "out"))["train"] == [3] * 4
+
+
+def test_a_broken_download_is_resumed(server, tmp_path):
+    server.content = os.urandom(3_000_000)
+    server.break_after = [1_000_000, 500_000]
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content
+    assert server.ranges == [None, "bytes=1000000-", "bytes=1500000-"]
+    assert server.pauses == [1, 2] and os.listdir(tmp_path) == ["file"]
+
+
+def test_a_later_call_resumes(server, tmp_path):
+    server.content = os.urandom(3_000)
+    (tmp_path / "file.incomplete").write_bytes(server.content[:1_200])
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content
+    assert server.ranges == ["bytes=1200-"]
+
+
+def test_a_server_without_ranges_sends_all_again(server, tmp_path):
+    server.content = os.urandom(3_000)
+    server.break_after = [1_000]
+    server.knows_ranges = False
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content
+    assert server.ranges == [None, "bytes=1000-"]
+
+
+def test_a_server_without_content_length_is_fine(server, tmp_path):
+    server.content = os.urandom(3_000)
+    server.sends_length = False
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content
+
+
+def test_a_complete_incomplete_file_is_taken(server, tmp_path):
+    server.content = os.urandom(3_000)
+    (tmp_path / "file.incomplete").write_bytes(server.content)
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content and server.ranges == ["bytes=3000-"]
+
+
+def test_a_too_long_incomplete_file_starts_over(server, tmp_path):
+    server.content = os.urandom(3_000)
+    (tmp_path / "file.incomplete").write_bytes(bytes(4_000))
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == server.content and server.ranges == ["bytes=4000-", None]
+
+
+def test_missing_file_and_overload(server, tmp_path):
+    server.content = b"content"
+    server.statuses = [404]
+    with pytest.raises(ds.DatasetError, match=f"{server.url}: the server answered 404"):
+        ds.download(server.url, tmp_path / "file")
+    assert len(server.ranges) == 1
+    server.statuses = [503, 429]
+    ds.download(server.url, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"content" and server.pauses == [1, 2]
+
+
+def test_a_dead_server_is_an_error_after_some_attempts(server, tmp_path):
+    server.statuses = [500] * 9
+    with pytest.raises(ConnectionError, match="500.*5 attempts"):
+        ds.download(server.url, tmp_path / "file")
+    assert server.pauses == [1, 2, 4, 8] and not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "page", "fewer"])
+def test_a_damaged_archive_is_deleted(server, archive, tmp_path, monkeypatch, damage):
+    middle = archive.index(b"\xff\xd8") + 300
+    server.content = {
+        "cut": archive[: len(archive) // 2],
+        "flipped": archive[:middle] + bytes([archive[middle] ^ 255]) + archive[middle + 1 :],
+        "page": b"<html>log in</html>",
+        "fewer": archive,
+    }[damage]
+    if damage == "fewer":
+        monkeypatch.setitem(ds.BCCD_PUBLISHED["test"], "monocyte", 3)
+    with pytest.raises(ds.DatasetError, match="damaged and was deleted"):
+        ds.download_bccd(server.url, tmp_path / "cache")
+    assert not os.listdir(tmp_path / "cache")
+
+
+# --- Loading ---
+
+
+def make_plain(folder, layout):
+    """Two images of each of two classes in every folder of `layout`."""
+    for split in layout:
+        for position, name in enumerate(("band", "segmented")):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(2):
+                (folder / split / name / f"test_{index}.jpg").write_bytes(jpeg(20 * index + position))
+    return folder
+
+
+def test_without_a_name_cells_are_drawn():
+    dataset = ds.load()
+    assert {split: part.num_rows for split, part in dataset.items()} == {"train": 256, "test": 64}
+    assert dataset["train"].features == ds.features(ds.BCCD_CLASSES)
+
+
+@pytest.mark.parametrize(
+    "layout, splits",
+    [
+        ([""], {"train"}),
+        (["train", "test"], {"train", "test"}),
+        (["TRAIN", "val", "TEST", "TEST_SIMPLE"], {"train", "validation", "test", "test_simple"}),
+    ],
+)
+def test_a_plain_folder_is_loaded(tmp_path, layout, splits):
+    dataset = ds.load(make_plain(tmp_path / "cells", layout))
+    assert set(dataset) == splits
+    for part in dataset.values():
+        assert ds.class_counts(part) == {"band": 2, "segmented": 2}
+        assert part[0]["image"].size == (24, 16)
+
+
+def test_unreadable_files_of_a_plain_folder_are_left_out(tmp_path, caplog):
+    folder = make_plain(tmp_path / "cells", ["train", "test"])
+    broken = folder / "train" / "band" / "test_0.jpg"
+    broken.write_bytes(jpeg(1, (96, 96))[:900])
+    dataset = ds.load(folder)
+    assert counts(dataset) == {"train": [1, 2], "test": [2, 2]}
+    assert any(str(broken) in message for message in caplog.messages)
+    assert sum(np.asarray(row["image"]).shape == (16, 24, 3) for row in dataset["train"]) == 3
+
+
+def test_a_folder_beside_splits_is_ignored_with_a_warning(tmp_path, caplog):
+    folder = make_plain(tmp_path / "cells", ["train", "test", "rejected"])
+    assert set(ds.load(folder)) == {"train", "test"}
+    assert str(folder / "rejected") in caplog.text
+
+
+def test_a_plain_folder_that_cannot_be_used_is_explained(tmp_path):
+    make_plain(tmp_path / "deep" / "inner", ["train", "test"])
+    with pytest.raises(ds.DatasetError, match=f"name the folder {tmp_path / 'deep' / 'inner'}"):
+        ds.load(tmp_path / "deep")
+    (tmp_path / "flat").mkdir()
+    (tmp_path / "flat" / "a.jpg").write_bytes(jpeg())
+    with pytest.raises(ds.DatasetError, match=r"flat has the columns image \(Image\); .*two classes or more"):
+        ds.load(tmp_path / "flat")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ds.DatasetError, match="empty is neither a saved data set nor a folder of images"):
+        ds.load(tmp_path / "empty")
+    (tmp_path / "damaged" / "a").mkdir(parents=True)
+    (tmp_path / "damaged" / "b").mkdir()
+    for name in "ab":
+        (tmp_path / "damaged" / name / "x.jpg").write_bytes(b"x")
+    with pytest.raises(ds.DatasetError, match="split train of .*damaged has no rows"):
+        ds.load(tmp_path / "damaged")
+    with pytest.raises(ds.DatasetError, match="has no configuration 'full'"):
+        ds.load(tmp_path / "flat", "full")
+
+
+def test_a_saved_single_split_becomes_train(bccd, tmp_path):
+    ds.build_bccd(bccd)["test"].save_to_disk(tmp_path / "single")
+    assert counts(ds.load(str(tmp_path / "single"))) == {"train": [2] * 4}
+
+
+def test_a_saved_data_set_of_another_form_is_explained(bccd, tmp_path):
+    dataset = ds.build_bccd(bccd)
+    renamed = dataset.rename_column("label", "labels")
+    renamed.save_to_disk(tmp_path / "renamed")
+    with pytest.raises(ds.DatasetError, match=r"labels \(ClassLabel\).*were expected: rename columns"):
+        ds.load(tmp_path / "renamed")
+    dataset.cast_column("label", Value("int64")).save_to_disk(tmp_path / "cast")
+    with pytest.raises(ds.DatasetError, match=r"label \(Value\)"):
+        ds.load(tmp_path / "cast")
+    DatasetDict({**dataset, "test": dataset["test"].select([])}).save_to_disk(tmp_path / "empty")
+    with pytest.raises(ds.DatasetError, match="split .*test has no rows"):
+        ds.load(tmp_path / "empty")
+    other = dataset["test"].cast(Features({**dataset["test"].features, "label": ClassLabel(names=list("abcd"))}))
+    DatasetDict({**dataset, "test": other}).save_to_disk(tmp_path / "other")
+    with pytest.raises(ds.DatasetError, match="differ in their classes"):
+        ds.load(tmp_path / "other")
+    dataset.save_to_disk(tmp_path / "damaged")
+    shutil.rmtree(tmp_path / "damaged" / "test")
+    with pytest.raises(ds.DatasetError, match="damaged saved data set"):
+        ds.load(tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "~/nowhere-at-all", "../nowhere"])
+def test_a_missing_folder_is_called_missing(name):
+    with pytest.raises(ds.DatasetError, match="no such folder: .*nowhere"):
+        ds.load(name)
+
+
+def test_a_file_is_no_data_set(tmp_path):
+    (tmp_path / "cells.zip").write_bytes(b"x")
+    with pytest.raises(ds.DatasetError, match="not a folder"):
+        ds.load(tmp_path / "cells.zip")
+
+
+def test_a_hub_data_set_is_loaded_by_id(monkeypatch, bccd):
+    dataset = ds.build_bccd(bccd)
+    calls = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: calls.append(args) or dataset)
+    assert ds.load("someone/cells", "full") is dataset
+    assert calls == [("someone/cells", "full")]
+    bare = DatasetDict(train=Dataset.from_dict({"img": [1]}))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: bare)
+    with pytest.raises(ds.DatasetError, match=r"the Hub data set someone/cells has the columns img \(Value\)"):
+        ds.load("someone/cells")
+
+
+def test_an_unreachable_hub_data_set_is_explained(monkeypatch):
+    def refuse(*args):
+        raise datasets.exceptions.DatasetNotFoundError("no such thing\nat all")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ds.DatasetError) as error:
+        ds.load("someone/cells", "full")
+    message = str(error.value)
+    for part in ("someone/cells (configuration full)", "saved data set", "folder of images", "id of a Hub", "no such"):
+        assert part in message
+    assert "\n" not in message
+
+
+# --- The published images ---
+
+
+@pytest.mark.skipif("WBC_BCCD_DIR" not in os.environ, reason="WBC_BCCD_DIR is not set")
+def test_published_bccd_has_the_published_counts():
+    dataset = ds.build_bccd(os.environ["WBC_BCCD_DIR"])
+    assert {split: part.num_rows for split, part in dataset.items()} == {
+        "train": 9957,
+        "test": 2487,
+        "test_simple": 71,
+    }
+    assert not ds.bccd_differences(dataset)
+    assert dataset["test_simple"][0]["image"].size == (320, 240)
+
+
+@pytest.mark.skipif("WBC_PBC_DIR" not in os.environ, reason="WBC_PBC_DIR is not set")
+def test_published_pbc_has_the_published_counts():
+    dataset = ds.build_pbc(os.environ["WBC_PBC_DIR"])
+    assert np.sum(list(counts(dataset).values()), axis=0).tolist() == [
+        1218, 3117, 1551, 2895, 1214, 1420, 3329, 2348,
+    ]  # fmt: skip
+    assert [dataset[split].num_rows for split in ("train", "validation", "test")] == [13673, 1709, 1710]

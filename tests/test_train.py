@@ -1,0 +1,294 @@
+"""train.py, run as its users run it: through its arguments, on drawn cells, with a network of a few thousand weights."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import ResNetConfig, ResNetForImageClassification
+
+import train
+from hub import dataset as hub_dataset
+from hub.synthetic import drawn_cells
+from modeling_wbc import WBCConfig, WBCForImageClassification
+
+
+ROOT = Path(__file__).parent.parent
+TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A saved data set of drawn cells: 24 to train on, 12 to test."""
+    folder = tmp_path_factory.mktemp("data") / "cells"
+    hub_dataset.save(drawn_cells(seed=0, train=24, test=12), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The folder of an untrained tiny model."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    WBCForImageClassification(WBCConfig(**TINY)).save_pretrained(folder)
+    return str(folder)
+
+
+def arguments(data, tiny, output, *more):
+    return [
+        *("--dataset_name", data, "--model_name_or_path", tiny, "--output_dir", str(output)),
+        *("--per_device_train_batch_size", "8", "--learning_rate", "0.02", "--logging_steps", "1"),
+        *("--disable_tqdm", "True", *more),
+    ]
+
+
+def launch(*args, **kwargs):
+    return subprocess.Popen(
+        [sys.executable, *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tiny, tmp_path_factory):
+    """A finished run of two epochs with evaluation, and what it printed."""
+    output = tmp_path_factory.mktemp("trained") / "run"
+    process = launch("train.py", *arguments(data, tiny, output, "--num_train_epochs", "2", "--do_train", "--do_eval"))
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    return output, printed
+
+
+def test_a_run_leaves_a_model_with_results_plots_and_card(trained):
+    output, printed = trained
+    model = WBCForImageClassification.from_pretrained(output)
+    assert model.config.id2label == {0: "eosinophil", 1: "lymphocyte", 2: "monocyte", 3: "neutrophil"}
+    assert model.center_loss.centers.abs().sum() > 0
+
+    results = json.loads((output / "test_results.json").read_text())
+    assert sum(map(sum, results["confusion_matrix"])) == results["num_images"] == 12
+    diagonal = sum(row[index] for index, row in enumerate(results["confusion_matrix"]))
+    assert results["accuracy"] == pytest.approx(diagonal / 12)
+    for name in ("confusion_matrix.png", "learning_curves.png"):
+        assert min(Image.open(output / name).size) > 300
+
+    # Table 1 as the paper lays it out: ours, then the paper's, of precision, recall and F1.
+    row = next(line for line in printed.splitlines() if line.startswith("neutrophil")).split()
+    assert [row[2], row[4], row[6]] == ["81", "89", "85"]
+    assert float(row[3]) == pytest.approx(100 * results["recall_neutrophil"], abs=0.05)
+
+    card = (output / "README.md").read_text()
+    assert f"accelerate launch train.py --dataset_name {Path(output).parents[1]}" not in card
+    assert f"--output_dir {output}" in card and f"{100 * results['accuracy']:.1f}" in card
+    assert not list(output.rglob("training_args.bin"))
+
+
+def test_the_parts_of_the_loss_reach_tensorboard(trained):
+    output, _ = trained
+    log = EventAccumulator(str(next(output.glob("runs/*")))).Reload()
+    curves = {
+        name: [point.value for point in log.Scalars(f"train/{name}")]
+        for name in ("loss", "cross_entropy", "center_loss", "active_fraction", "accuracy")
+    }
+    weight = WBCConfig().center_loss_weight
+    for loss, cross_entropy, center_loss, active, accuracy in zip(*curves.values(), strict=True):
+        assert loss == pytest.approx(cross_entropy + weight * center_loss, abs=1e-3)
+        assert 0 <= active <= 1 and 0 <= accuracy <= 1
+    assert len(curves["loss"]) == 6  # two epochs of 24 images, 8 a step
+
+
+def test_an_evaluation_alone_repeats_the_results_and_keeps_the_card(trained, data, tmp_path):
+    output, _ = trained
+    before = json.loads((output / "test_results.json").read_text())
+    copy = shutil.copytree(output, tmp_path / "copy")
+    train.main(["--do_eval", *arguments(data, str(copy), copy)])
+    after = json.loads((copy / "test_results.json").read_text())
+    assert after["confusion_matrix"] == before["confusion_matrix"]
+    assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
+    assert "--do_train" in (copy / "README.md").read_text()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(data, tiny, tmp_path):
+    schedule = ("--do_train", "--num_train_epochs", "3", "--save_strategy", "steps", "--save_steps", "1")
+    train.main(arguments(data, tiny, tmp_path / "whole", *schedule))
+
+    killed = tmp_path / "killed"
+    process = launch("train.py", *arguments(data, tiny, killed, *schedule))
+    # Step 4 is the first of the second epoch's three: the process dies in the midst of an epoch, or of a checkpoint.
+    while not (killed / "checkpoint-4" / "trainer_state.json").exists():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (killed / "model.safetensors").exists()
+
+    train.main(arguments(data, tiny, killed, *schedule, "--resume_from_checkpoint"))
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", killed))
+    start = load_file(Path(tiny, "model.safetensors"))
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
+    assert not torch.equal(whole["classifier.1.weight"], start["classifier.1.weight"])
+
+
+def test_half_a_checkpoint_is_passed_over(trained, tmp_path):
+    output, _ = trained
+    copy = shutil.copytree(output, tmp_path / "copy")
+    newest = train.last_checkpoint(copy)
+    half = shutil.copytree(newest, newest.with_name("checkpoint-999"))
+    (half / "trainer_state.json").unlink()
+    assert train.last_checkpoint(copy) == newest
+
+
+def test_two_processes_share_the_batch_of_128(tiny, tmp_path):
+    output = tmp_path / "two"
+    hub_dataset.save(drawn_cells(seed=0, train=160, test=8), tmp_path / "cells")
+    process = launch(
+        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "bf16"),
+        *("train.py", "--dataset_name", str(tmp_path / "cells"), "--model_name_or_path", tiny, "--bf16"),
+        *("--output_dir", str(output), "--num_train_epochs", "1", "--logging_steps", "1", "--do_train", "--do_eval"),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed
+    recipe = json.loads((output / "train_results.json").read_text())
+    assert recipe["recipe"]["Batch"] == 128 and recipe["recipe"]["Precision"] == "bf16"
+    assert "accelerate launch --num_processes 2 train.py" in recipe["command"]
+    assert json.loads((output / "trainer_state.json").read_text())["global_step"] == 2
+    assert json.loads((output / "test_results.json").read_text())["num_images"] == 8
+    assert printed.count("average / total") == 1
+
+
+def test_the_defaults_are_the_papers_recipe(tmp_path):
+    args = train.WBCTrainingArguments(output_dir=str(tmp_path))
+    assert (args.optim, args.learning_rate, args.momentum, args.weight_decay) == ("sgd", 0.001, 0.9, 0)
+    assert args.per_device_train_batch_size == 128
+    assert args.lr_scheduler_type == "constant" and args.max_grad_norm == 0
+    assert args.do_train and args.do_eval
+    accumulated = train.WBCTrainingArguments(output_dir=str(tmp_path), gradient_accumulation_steps=4)
+    assert accumulated.per_device_train_batch_size == 32
+
+
+def test_augmentation_depends_on_seed_epoch_and_row_alone(data):
+    rows = hub_dataset.load(data)["train"]
+    processor = train.whole_field_processor(WBCConfig(**TINY))
+
+    def image(index, epoch, seed=0):
+        images = train.CellImages(rows, processor, [0, 1, 2, 3], train.AUGMENTATIONS["paper"], seed)
+        images.set_epoch(epoch)
+        torch.rand(epoch + 1)  # what else the process draws must not matter
+        return images[index]["pixel_values"]
+
+    assert torch.equal(image(3, epoch=1), image(3, epoch=1))
+    assert not torch.equal(image(3, epoch=1), image(3, epoch=2))
+    assert not torch.equal(image(3, epoch=1), image(3, epoch=1, seed=1))
+    state = torch.get_rng_state()
+    image(0, epoch=0)
+    torch.rand(1)
+    assert not torch.equal(state, torch.get_rng_state())  # and the image must not reset what others draw
+
+
+def test_weights_of_other_classes_start_all_but_the_classifier(tiny):
+    args = train.ModelArguments(norm_layout="bn")
+    model = train.load_model(args, tiny, ["basophil", "platelet"], do_train=True)
+    saved = load_file(Path(tiny, "model.safetensors"))
+    loaded = model.state_dict()
+    for name, weight in saved.items():
+        if name.startswith("resnet."):
+            assert torch.equal(loaded[name], weight), name
+    assert model.classifier[1].weight.shape == (2, 16) and model.center_loss.centers.shape == (2, 16)
+    assert model.config.id2label == {0: "basophil", 1: "platelet"}
+    assert model.config.norm_layout == "bn"
+
+
+def test_resnet_weights_of_transformers_start_a_run(tmp_path):
+    peer = ResNetForImageClassification(ResNetConfig(layer_type="basic", num_labels=1000, **TINY))
+    peer.save_pretrained(tmp_path)
+    model = train.load_model(train.ModelArguments(), str(tmp_path), ["basophil", "platelet"], do_train=True)
+    expected = peer.resnet.encoder.stages[1].layers[0].layer[0].convolution.weight
+    assert torch.equal(model.resnet.encoder.stages[1].layers[0].layer[0].convolution.weight, expected)
+    assert model.config.norm_layout == "ibn"
+
+
+def test_the_models_order_of_classes_counts(trained, data, tmp_path):
+    output, _ = trained
+    before = json.loads((output / "test_results.json").read_text())
+    splits = hub_dataset.load(data)
+    names = splits["test"].features["label"].names[::-1]
+    relabelled = splits.map(lambda row: {"label": 3 - row["label"]}, features=hub_dataset.features(tuple(names)))
+    hub_dataset.save(relabelled, tmp_path / "reversed")
+    train.main(["--do_eval", *arguments(str(tmp_path / "reversed"), str(output), tmp_path / "out")])
+    after = json.loads((tmp_path / "out" / "test_results.json").read_text())
+    assert after["confusion_matrix"] == before["confusion_matrix"]
+    assert after["label_names"] == before["label_names"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["--dataset_name", "nobody/no-such-cells"], "nobody/no-such-cells"),
+        (["--model_name_or_path", "microsoft/resnet-34"], "'none' to start from random weights"),
+        (["--model_name_or_path", "no/such/folder"], "no/such/folder"),
+        (["--resume_from_checkpoint", "no/such/checkpoint"], "no/such/checkpoint is no checkpoint"),
+        (["--learning_rate", "1e30"], "Lower --learning_rate"),
+    ],
+)
+def test_a_mistake_is_named_with_its_remedy(data, tiny, tmp_path, change, message):
+    with pytest.raises((train.TrainingError, hub_dataset.DatasetError), match=message.replace("/", "/")):
+        train.main(["--do_train", *arguments(data, tiny, tmp_path / "out"), *change])
+    assert not list(tmp_path.glob("out/checkpoint-*"))
+
+
+def test_evaluating_on_unknown_classes_is_refused(trained, data, tmp_path):
+    output, _ = trained
+    splits = hub_dataset.load(data)
+    names = ("eosinophil", "lymphocyte", "monocyte", "platelet")
+    hub_dataset.save(splits.cast_column("label", hub_dataset.features(names)["label"]), tmp_path / "other")
+    with pytest.raises(train.TrainingError, match=r"\['platelet'\] are unknown to .*run"):
+        train.main(["--do_eval", *arguments(str(tmp_path / "other"), str(output), tmp_path / "out")])
+
+
+def test_a_data_set_without_a_test_split_is_refused(data, tiny, tmp_path):
+    splits = hub_dataset.load(data)
+    del splits["test"]
+    hub_dataset.save(splits, tmp_path / "cells")
+    with pytest.raises(train.TrainingError, match="no split test, only train"):
+        train.main(["--do_train", "--do_eval", *arguments(str(tmp_path / "cells"), tiny, tmp_path / "out")])
+
+
+def test_a_run_is_not_overwritten_by_the_next(trained, data, tiny):
+    output, _ = trained
+    with pytest.raises(train.TrainingError, match="--resume_from_checkpoint"):
+        train.main(["--do_train", *arguments(data, tiny, output)])
+
+
+def test_a_full_disk_costs_no_checkpoint(data, tiny, tmp_path):
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path]).returncode:
+        pytest.skip("needs a small file system, which only root can mount")
+    try:
+        output, ballast = tmp_path / "out", tmp_path / "ballast"
+        schedule = ("--do_train", "--save_strategy", "steps", "--save_steps", "2", "--report_to", "none")
+        train.main(arguments(data, tiny, output, *schedule, "--max_steps", "2"))
+        with pytest.raises(OSError), ballast.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(ballast, ballast.stat().st_size - 40_000)
+        more = (*schedule, "--max_steps", "4", "--resume_from_checkpoint")
+        with pytest.raises(train.TrainingError, match="could not write .*checkpoint-4.*Make room.*checkpoint-2"):
+            train.main(arguments(data, tiny, output, *more))
+        assert not (output / "checkpoint-4").exists()
+        ballast.unlink()
+        train.main(arguments(data, tiny, output, *more))
+        assert math.isfinite(json.loads((output / "train_results.json").read_text())["train_loss"])
+        assert train.last_checkpoint(output).name == "checkpoint-4"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -1,0 +1,502 @@
+#!/usr/bin/env python
+"""Trains and evaluates the white-blood-cell classifier.
+
+    accelerate launch train.py                                                     # drawn cells, no network needed
+    accelerate launch train.py --dataset_name data/bccd --output_dir outputs/bccd  # the paper's recipe on real cells
+
+Defaults are the recipe of Ma et al. 2020; `--help` lists every argument, those of transformers' Trainer included.
+The output folder holds the model as `from_pretrained` reads it, `test_results.json`, the plots and a model card.
+"""
+
+import json
+import logging
+import os
+import random
+import shlex
+import shutil
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+from torch.nn import functional as F
+from torchvision.transforms import InterpolationMode, v2
+from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
+
+from hub import dataset as hub_dataset
+from hub.metrics import WBCMetric, table_1
+from hub.model import write_card
+from hub.plots import plot_confusion_matrix, plot_learning_curves
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCModel, whole_field_processor
+from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
+
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_WEIGHTS = "microsoft/resnet-34"
+PAPER_BATCH_SIZE = 128
+
+# What may be done to a training image. The paper rotates and flips, and changes neither scale nor colour, because the
+# size and the intensity of the nucleus tell the classes apart.
+AUGMENTATIONS = {
+    "none": None,
+    "paper": v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomRotation(180, interpolation=InterpolationMode.BILINEAR),
+        ]
+    ),
+}
+
+
+class TrainingError(Exception):
+    """Something the user can mend; the message says how."""
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "A folder written by `python -m hub dataset build`, a folder of images with one folder for each "
+            "class, or the id of a dataset on the Hub. Default: drawn cells."
+        },
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "The configuration of the dataset on the Hub."}
+    )
+    augment: str = field(
+        default="paper",
+        metadata={
+            "choices": list(AUGMENTATIONS),
+            "help": "What happens to training images: 'paper' flips and rotates them, any angle.",
+        },
+    )
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": f"Where the weights start: a ResNet-34 by id or folder, an output folder of this script, or 'none' "
+            f"for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet), and 'none' for drawn cells."
+        },
+    )
+    norm_layout: str | None = field(
+        default=None, metadata={"choices": list(NORM_LAYOUTS), "help": "Default: that of the weights, or 'ibn'."}
+    )
+    center_loss_weight: float | None = field(
+        default=None, metadata={"help": "lambda of equation 12. Default: that of the weights, or 0.01."}
+    )
+    center_loss_margin: float | None = field(
+        default=None, metadata={"help": "m of equation 10. Default: that of the weights, or 1."}
+    )
+    mining: str | None = field(
+        default=None,
+        metadata={
+            "choices": list(MINING),
+            "help": "The pairs of the centre loss: the batch's hardest, or every class's. Default: that of the "
+            "weights, or 'batch'.",
+        },
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Height and width in pixels that fields are squeezed to. Default: the weights', or 224."},
+    )
+    channels_last: bool = field(
+        default=True, metadata={"help": "Whether to hold images and feature maps in channels-last memory format."}
+    )
+
+
+@dataclass
+class WBCTrainingArguments(TrainingArguments):
+    """TrainingArguments with the paper's recipe as defaults."""
+
+    output_dir: str | None = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
+    per_device_train_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": f"Images a step on each device. Default: {PAPER_BATCH_SIZE} over all devices, processes and "
+            "accumulation steps together."
+        },
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images a step in evaluation."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training split."})
+    optim: str = field(default="sgd", metadata={"help": "The optimiser, any that Trainer knows."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "The (peak) learning rate."})
+    momentum: float = field(default=0.9, metadata={"help": "The momentum of SGD."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate moves."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Where to clip the gradient's norm; 0 does not."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    report_to: str | None = field(default="tensorboard", metadata={"help": "Where to log: 'tensorboard', 'none', ..."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": "last",
+            "help": "Go on from the last checkpoint in the output folder, or from the one named.",
+        },
+    )
+
+    def __post_init__(self):
+        given = self.per_device_train_batch_size
+        if given is None:
+            self.per_device_train_batch_size = PAPER_BATCH_SIZE
+        super().__post_init__()
+        # The columns of the dataset are not the arguments of the model: CellImages makes these.
+        self.remove_unused_columns = False
+        # The Trainer would log the last finite loss in place of a NaN; here a NaN ends the run.
+        self.logging_nan_inf_filter = False
+        self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
+        if not (self.do_train or self.do_eval):
+            self.do_train = self.do_eval = True
+        if given is None:
+            shares = self.world_size * max(1, self.n_gpu) * self.gradient_accumulation_steps
+            if PAPER_BATCH_SIZE % shares:
+                raise TrainingError(
+                    f"the batch of {PAPER_BATCH_SIZE} does not divide into {shares} equal shares (processes x devices "
+                    "x accumulation steps). Name --per_device_train_batch_size."
+                )
+            self.per_device_train_batch_size = PAPER_BATCH_SIZE // shares
+
+
+class CellImages(torch.utils.data.Dataset):
+    """Rows of a `datasets.Dataset` as the model's input: `pixel_values` (3, H, W) float32 and `labels`, an int.
+
+    The augmentation of a row is a function of seed, epoch and row alone, so that a resumed run sees the same images
+    whatever the number of worker processes.
+    """
+
+    def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0):
+        self.dataset = dataset
+        self.image_processor = image_processor
+        self.label_ids = label_ids
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[index]
+        image: Image.Image = row["image"].convert("RGB")
+        if self.augment is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63))
+                image = self.augment(image)
+        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        return {"pixel_values": pixel_values, "labels": self.label_ids[row["label"]]}
+
+
+class AugmentationEpoch(TrainerCallback):
+    """Tells the training images which epoch it is: accelerate tells the sampler only."""
+
+    def __init__(self, dataset: CellImages):
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.dataset.set_epoch(int(state.epoch))
+
+
+class WBCTrainer(Trainer):
+    """Trainer that logs the parts of the loss, stops at a NaN and never leaves half a checkpoint."""
+
+    def __init__(self, *args, memory_format=torch.contiguous_format, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.memory_format = memory_format
+        # Sums of cross entropy, centre loss, active fraction, correct answers and images since the last line of log.
+        self.sums = torch.zeros(4, device=self.args.device)
+        self.steps = 0
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self.memory_format)
+        outputs = model(**inputs)
+        loss = outputs["loss"]
+        if model.training:
+            labels = inputs["labels"]
+            if self.args.label_smoothing_factor:
+                loss = F.cross_entropy(
+                    outputs["logits"].float(), labels, label_smoothing=self.args.label_smoothing_factor
+                )
+                loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the loss is {loss.item()} at step {self.state.global_step + 1}. Lower --learning_rate (now "
+                    f"{self.args.learning_rate}) or --center_loss_weight (now {self.model.config.center_loss_weight}), "
+                    f"or clip with --max_grad_norm 1, and start again{self._or_resume()}"
+                )
+            accuracy = (outputs["logits"].argmax(-1) == labels).float().mean()
+            active = self.model.center_loss.active_fraction
+            with torch.no_grad():
+                self.sums += torch.stack((outputs["cross_entropy"], outputs["center_loss"], active, accuracy))
+            self.steps += 1
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs, start_time=None):
+        if "loss" in logs and self.steps:
+            means = self.accelerator.reduce(self.sums / self.steps, "mean").tolist()
+            names = ("cross_entropy", "center_loss", "active_fraction", "accuracy")
+            logs |= {name: round(value, 4) for name, value in zip(names, means, strict=True)}
+            self.sums.zero_()
+            self.steps = 0
+        # A confusion matrix is for the results file, not for a curve.
+        super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
+
+    def _save_checkpoint(self, model, trial):
+        folder = Path(self.args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if not all(torch.isfinite(parameter).all() for parameter in model.parameters()):
+            raise TrainingError(
+                f"a weight is no longer finite at step {self.state.global_step}, so no checkpoint is written. Lower "
+                f"--learning_rate (now {self.args.learning_rate}) and start again{self._or_resume()}"
+            )
+        with self.saving(folder):
+            super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        # A pickle, which nothing here reads and nobody should have to trust.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    @contextmanager
+    def saving(self, folder: Path):
+        """Turns a failure to write `folder` into an error that says what to do, and leaves no half of a checkpoint."""
+        try:
+            yield
+        except Exception as error:  # of many kinds: OSError, safetensors' and torch.save's own
+            if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
+                shutil.rmtree(folder, ignore_errors=True)
+            free = shutil.disk_usage(self.args.output_dir).free / 2**20
+            raise TrainingError(
+                f"could not write {folder} ({error}); {free:.0f} MiB are free there. Make room, or name another "
+                f"--output_dir, and start again{self._or_resume()}"
+            ) from error
+
+    def _or_resume(self) -> str:
+        checkpoint = last_checkpoint(self.args.output_dir)
+        return f", from {checkpoint} with --resume_from_checkpoint." if checkpoint else "."
+
+
+def last_checkpoint(output_dir: str) -> Path | None:
+    """The newest complete checkpoint in a folder: a run killed while it saves leaves one without the state."""
+    checkpoints = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
+    return max((path.parent for path in checkpoints), key=lambda path: int(path.name.split("-")[-1]), default=None)
+
+
+def checkpoint_to_resume(args: WBCTrainingArguments) -> str | None:
+    """The checkpoint that --resume_from_checkpoint means, or None to start from the beginning."""
+    last = last_checkpoint(args.output_dir)
+    if args.resume_from_checkpoint is None:
+        if last is not None:
+            raise TrainingError(
+                f"{args.output_dir} holds {last.name} of an earlier run. Go on from it with --resume_from_checkpoint, "
+                "or name another --output_dir."
+            )
+        return None
+    if args.resume_from_checkpoint.lower() in ("last", "true"):
+        if last is None:
+            logger.warning(f"{args.output_dir} holds no complete checkpoint: training starts from the beginning.")
+        return str(last) if last else None
+    if not Path(args.resume_from_checkpoint, "trainer_state.json").is_file():
+        raise TrainingError(f"{args.resume_from_checkpoint} is no checkpoint of this script, or not a complete one.")
+    return args.resume_from_checkpoint
+
+
+def base_weights(model_args: ModelArguments, data_args: DataArguments) -> str | None:
+    """Where the weights start: an id or a folder, or None for random ones."""
+    default = IMAGENET_WEIGHTS if data_args.dataset_name else "none"
+    source = model_args.model_name_or_path or default
+    return None if source == "none" else source
+
+
+def load_model(args: ModelArguments, source: str | None, names: list[str], do_train: bool):
+    """The model to train or evaluate.
+
+    With weights whose classes are those of the dataset, in any order, everything is loaded. With others, training
+    starts from all of them but the classifier and the class centres. Evaluation alone needs a model that knows every
+    class of the dataset.
+    """
+    overrides = {
+        name: getattr(args, name)
+        for name in ("norm_layout", "center_loss_weight", "center_loss_margin", "mining", "image_size")
+        if getattr(args, name) is not None
+    }
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    try:
+        if source is None:
+            if not do_train:
+                raise TrainingError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+            model = WBCForImageClassification(WBCConfig(**labels, **overrides))
+        else:
+            config = WBCConfig.from_pretrained(source, **overrides)
+            known = set(config.id2label.values())
+            if known == set(names) or (not do_train and known >= set(names)):
+                model = WBCForImageClassification.from_pretrained(source, config=config, use_safetensors=True)
+            elif do_train:
+                config.id2label, config.label2id = labels["id2label"], labels["label2id"]
+                model = WBCForImageClassification(config)
+                model.resnet = WBCModel.from_pretrained(source, config=config, use_safetensors=True)
+            else:
+                raise TrainingError(
+                    f"the dataset's classes {sorted(set(names) - known)} are unknown to {source}, which tells apart "
+                    f"{sorted(known)}. Evaluate it on a dataset of these, or train it with --do_train."
+                )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TrainingError(
+            f"could not load the weights {source}: {reason} Name a folder or another id as --model_name_or_path, or "
+            "'none' to start from random weights."
+        ) from error
+
+    return model
+
+
+def write_json(path: Path, content: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def evaluate_split(trainer: WBCTrainer, dataset: CellImages, names: list[str], split: str) -> dict:
+    """Metrics of one split, also written to `<split>_results.json`."""
+    output = trainer.predict(dataset, metric_key_prefix=split)
+    results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
+    if trainer.is_world_process_zero():
+        path = Path(trainer.args.output_dir, f"{split}_results.json")
+        write_json(path, results | {"label_names": names, "num_images": len(dataset)})
+        print(f"\n{split}: {len(dataset)} images\n{table_1(results, names)}")
+    return results
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = HfArgumentParser((ModelArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0])
+    model_args, data_args, args = parser.parse_args_into_dataclasses(arguments)
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    resume = checkpoint_to_resume(args) if args.do_train else None
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="loading the dataset"):
+        dataset = hub_dataset.load(data_args.dataset_name, data_args.dataset_config_name)
+    needed = ["train"] * args.do_train + ["test"] * args.do_eval
+    if missing := [split for split in needed if split not in dataset]:
+        raise TrainingError(
+            f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
+        )
+    names = dataset[needed[0]].features["label"].names
+    model = load_model(model_args, base_weights(model_args, data_args), names, args.do_train)
+    image_processor = whole_field_processor(model.config)
+    memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
+    model = model.to(memory_format=memory_format)
+    # The model's order of the classes counts, which need not be the dataset's.
+    label_ids = [model.config.label2id[name] for name in names]
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+
+    def images(split: str, augment: str = "none") -> CellImages:
+        return CellImages(dataset[split], image_processor, label_ids, AUGMENTATIONS[augment], args.seed)
+
+    metric = WBCMetric(keep_in_memory=True)
+    if "validation" in dataset and args.do_train and args.do_eval and args.eval_strategy == IntervalStrategy.NO:
+        args.eval_strategy = IntervalStrategy.EPOCH
+    sgd = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
+    trainer = WBCTrainer(
+        model=model,
+        args=args,
+        train_dataset=images("train", data_args.augment) if args.do_train else None,
+        eval_dataset=images("validation") if "validation" in dataset else None,
+        processing_class=image_processor,
+        compute_metrics=lambda output: metric.compute(
+            predictions=output.predictions.argmax(-1), references=output.label_ids, label_names=names
+        ),
+        optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
+        memory_format=memory_format,
+    )
+
+    if args.do_train:
+        trainer.add_callback(AugmentationEpoch(trainer.train_dataset))
+        metrics = trainer.train(resume_from_checkpoint=resume).metrics
+        with trainer.saving(Path(args.output_dir)):
+            trainer.save_model()
+            trainer.save_state()
+            if trainer.is_world_process_zero():
+                metrics |= describe_training(trainer, model_args, data_args, metrics["train_runtime"])
+                write_json(Path(args.output_dir, "train_results.json"), metrics)
+    if args.do_eval:
+        results = evaluate_split(trainer, images("test"), names, "test")
+        if "test_simple" in dataset:
+            evaluate_split(trainer, images("test_simple"), names, "test_simple")
+        if trainer.is_world_process_zero():
+            write_report(args.output_dir, dataset, data_args.dataset_name, results, names)
+
+
+def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float) -> dict:
+    """What the model card tells of a training run, as `train_results.json` keeps it."""
+    args, config = trainer.args, trainer.model.config
+    processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
+    batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
+    optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
+    clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
+    return {
+        "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
+        "base_model": base_weights(model_args, data_args),
+        "recipe": {
+            "Network": f"ResNet-34, norm layout {config.norm_layout}, {config.image_size} x {config.image_size} px",
+            "Loss": f"cross entropy + {config.center_loss_weight} x hard-mined centre loss (mining {config.mining}, "
+            f"margin {config.center_loss_margin}, alpha {config.center_loss_alpha})",
+            "Label smoothing": args.label_smoothing_factor,
+            "Augmentation": data_args.augment,
+            "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
+            "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
+            "Batch": batch,
+            "Epochs": round(trainer.state.epoch, 2),
+            "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "Seed": args.seed,
+            "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
+            "Seconds of the last run": round(runtime),
+            "Software": f"torch {torch.__version__}, transformers {transformers.__version__}",
+        },
+    }
+
+
+def write_report(output_dir: str, dataset, dataset_name: str | None, results: dict, names: list[str]) -> None:
+    """Plots and model card in the output folder, of its weights' training and the evaluation just made."""
+    folder = Path(output_dir)
+    bccd = hub_dataset.class_counts(dataset["test"]) == hub_dataset.BCCD_PUBLISHED["test"]
+    shown_name = "BCCD" if bccd else dataset_name or "drawn cells"
+    plot_confusion_matrix(results, names, folder / "confusion_matrix.png", f"{shown_name}, test")
+    trained = folder / "train_results.json"
+    if not trained.is_file():
+        logger.info(f"no model card: {folder} does not hold a model that was trained there")
+        return
+    training = json.loads(trained.read_text())
+    state = json.loads((folder / "trainer_state.json").read_text())
+    plot_learning_curves(state["log_history"], folder / "learning_curves.png")
+    write_card(
+        folder,
+        results=results,
+        label_names=names,
+        dataset_name=shown_name,
+        split="test",
+        base_model=training["base_model"],
+        command=training["command"],
+        recipe=training["recipe"],
+        synthetic=dataset_name is None,
+        bccd=bccd,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (TrainingError, hub_dataset.DatasetError) as error:
+        sys.exit(f"error: {error}")
