@@ -34,7 +34,6 @@ from hub.plots import plot_confusion_matrix, plot_learning_curves
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCModel, whole_field_processor
 from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
-
 logger = logging.getLogger(__name__)
 
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
@@ -84,15 +83,15 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": f"Where the weights start: a ResNet-34 by id or folder, an output folder of this script, or 'none' "
-            f"for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet), and 'none' for drawn cells."
+            "help": f"Where the weights start: a ResNet-34 by id or folder, an output folder of this script, or "
+            f"'none' for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet), and 'none' for drawn cells."
         },
     )
     norm_layout: str | None = field(
         default=None, metadata={"choices": list(NORM_LAYOUTS), "help": "Default: that of the weights, or 'ibn'."}
     )
     center_loss_weight: float | None = field(
-        default=None, metadata={"help": "lambda of equation 12. Default: that of the weights, or 0.01."}
+        default=None, metadata={"help": "lambda of equation 12. Default: that of the weights, or 0.001."}
     )
     center_loss_margin: float | None = field(
         default=None, metadata={"help": "m of equation 10. Default: that of the weights, or 1."}
@@ -150,6 +149,8 @@ class WBCTrainingArguments(TrainingArguments):
         given = self.per_device_train_batch_size
         if given is None:
             self.per_device_train_batch_size = PAPER_BATCH_SIZE
+        # Without an accelerator there is no choice, and TrainingArguments refuses bf16 unless it is made.
+        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
         # The columns of the dataset are not the arguments of the model: CellImages makes these.
         self.remove_unused_columns = False
@@ -232,10 +233,11 @@ class WBCTrainer(Trainer):
                 )
                 loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
             if not torch.isfinite(loss):
+                weight = self.model.config.center_loss_weight
                 raise TrainingError(
                     f"the loss is {loss.item()} at step {self.state.global_step + 1}. Lower --learning_rate (now "
-                    f"{self.args.learning_rate}) or --center_loss_weight (now {self.model.config.center_loss_weight}), "
-                    f"or clip with --max_grad_norm 1, and start again{self._or_resume()}"
+                    f"{self.args.learning_rate}) or --center_loss_weight (now {weight}), or clip with "
+                    f"--max_grad_norm 1, and start again{self._or_resume()}"
                 )
             accuracy = (outputs["logits"].argmax(-1) == labels).float().mean()
             active = self.model.center_loss.active_fraction
@@ -379,12 +381,18 @@ def evaluate_split(trainer: WBCTrainer, dataset: CellImages, names: list[str], s
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = HfArgumentParser((ModelArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0])
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0]
+    )
     model_args, data_args, args = parser.parse_args_into_dataclasses(arguments)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     resume = checkpoint_to_resume(args) if args.do_train else None
     set_seed(args.seed)
+    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+    if args.use_cpu and launched and os.environ.get("OMP_NUM_THREADS") == "1":
+        # What launchers set unless told otherwise: it suits a GPU's process and leaves the other cores idle.
+        torch.set_num_threads(max(1, os.cpu_count() // args.world_size))
 
     with args.main_process_first(desc="loading the dataset"):
         dataset = hub_dataset.load(data_args.dataset_name, data_args.dataset_config_name)

@@ -249,7 +249,7 @@ def _check_classes(dataset: Dataset, where: str) -> None:
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
     """The number of rows of each class of `dataset`, in the order of its labels."""
-    counts = Counter(dataset.with_format("numpy")["label"][:].tolist())
+    counts = Counter(dataset["label"][:])
     return {name: counts[index] for index, name in enumerate(dataset.features["label"].names)}
 
 
@@ -450,8 +450,8 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
     configuration. None gives the drawn cells of `hub.synthetic`, which alone depend on `seed`.
 
     Every split of the result has at least one row, a column `image` of `datasets.Image` and a column `label` of
-    `datasets.ClassLabel`, with the same classes in every split; further columns are kept. Files of a plain folder that
-    do not decode are logged by name and left out.
+    `datasets.ClassLabel`, with the same classes in every split; further columns are kept. Images of a plain folder or
+    of the Hub that do not decode are logged by name and left out.
 
     Raises `DatasetError` if there is no such data set or it is not of that form.
     """
@@ -463,15 +463,19 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
     path = Path(name).expanduser()
     is_local = path.exists() or path.is_absolute() or name.startswith((".", "~"))
     if not is_local:
-        return _check_form(_load_hub(name, config_name), f"the Hub data set {name}")
+        return _checked(_load_hub(name, config_name), f"the Hub data set {name}")
     if not path.is_dir():
         raise DatasetError(f"{'not a folder' if path.exists() else 'no such folder'}: {path}")
     if config_name is not None:
         raise DatasetError(f"{path} is a folder, which has no configuration {config_name!r}; leave it out")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
         return _check_form(_load_saved(path), str(path))
-    dataset = _check_form(_load_plain(path), str(path))
-    return _check_form(_without_unreadable(dataset), str(path))
+    return _checked(_load_plain(path), str(path))
+
+
+def _checked(dataset: DatasetDict, what: str) -> DatasetDict:
+    """`dataset` without the images that do not decode, if it is of the form that `load` promises."""
+    return _check_form(_without_unreadable(_check_form(dataset, what)), what)
 
 
 def _load_hub(name: str, config_name: str | None) -> DatasetDict:
@@ -524,8 +528,9 @@ def _load_plain(path: Path) -> DatasetDict:
         if nested:
             raise DatasetError(f"{path} holds the split folder {nested} too deep; name the folder {nested.parent}")
         splits = {"train": ["**"]}
+    in_order = {split: splits[split] for split in dict.fromkeys(SPLIT_OF_FOLDER.values()) if split in splits}
     try:
-        return datasets.load_dataset("imagefolder", data_dir=str(path), data_files=splits)
+        return datasets.load_dataset("imagefolder", data_dir=str(path), data_files=in_order)
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise DatasetError(
             f"{path} is neither a saved data set nor a folder of images laid out <class>/<file> or "
@@ -572,6 +577,9 @@ def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
             )
         if not part.num_rows:
             raise DatasetError(f"split {split} of {what} has no rows")
+        labels = part.with_format("numpy")["label"][:]
+        if unlabelled := int(sum(label is None or not label >= 0 for label in labels)):
+            raise DatasetError(f"split {split} of {what} has {unlabelled} rows without a label; filter them out")
         names = part.features["label"].names
         if class_names not in (None, names):
             raise DatasetError(f"the splits of {what} differ in their classes: {class_names} and, in {split}, {names}")

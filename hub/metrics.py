@@ -22,11 +22,10 @@ PAPER_TABLE_1 = {
 PAPER_ACCURACY = 92
 
 _FIGURES = ("precision", "recall", "f1")
-_RESAMPLES = 2000
 
 _DESCRIPTION = """\
 Accuracy, and precision, recall and F1 of every class, with their plain and support-weighted means, and the confusion
-matrix. Given the photograph each image comes from, every figure gets a 95 % interval."""
+matrix."""
 
 _CITATION = """\
 @article{ma2020white,
@@ -45,20 +44,15 @@ Args:
     predictions: N class ids, integers in [0, len(label_names)).
     references: N true class ids, integers in [0, len(label_names)).
     label_names: The name of each class, in the order of the ids.
-    sources: Optional, N ids (of any one hashable type) of the photograph, patient or slide each image comes from.
 
 Returns:
     A dict of Python floats, ints and lists that `json.dumps` takes; all figures lie in [0, 1]:
     `accuracy`; `precision_<name>`, `recall_<name>`, `f1_<name>` and `support_<name>` of each class, where a space in
     a name reads as an underscore; `macro_*`, the plain means over all of label_names; `weighted_*`, the means weighted
     by support; `confusion_matrix`, a list of rows of counts, one row per true class, one column per predicted class.
-    With `sources`, also `n_sources` and, for each figure, `<figure>_ci95`, its interval as [low, high].
 
     A ratio of zero by zero counts as 0. A class without support therefore has precision, recall and F1 0: it lowers
     the macro means, as it has shown nothing, and leaves the weighted ones alone.
-
-    The intervals are the 2.5 and 97.5 % quantiles of 2,000 bootstrap resamples of the sources, from a fixed seed:
-    images of one photograph stand and fall together, so they are drawn together.
 
 Raises:
     ValueError: Lengths differ, nothing was given, an id is no integer or out of range, or label_names is empty or
@@ -108,7 +102,7 @@ class WBCMetric(evaluate.Metric):
         """Add one prediction and its reference, two integers."""
         self.add_batch(predictions=[prediction], references=[reference])
 
-    def compute(self, *, predictions=None, references=None, label_names: Sequence[str], sources=None) -> dict | None:
+    def compute(self, *, predictions=None, references=None, label_names: Sequence[str]) -> dict | None:
         """Compute the figures of what is given here, or was added before.
 
         Returns None on every process but the first.
@@ -120,11 +114,11 @@ class WBCMetric(evaluate.Metric):
             self.add_batch(predictions=predictions, references=references)
         # What was added must not reach the next call when this one fails; evaluate itself drops it only on success.
         try:
-            return super().compute(label_names=label_names, sources=sources)
+            return super().compute(label_names=label_names)
         finally:
             self.writer = self.buf_writer = self.data = None
 
-    def _compute(self, predictions, references, label_names, sources) -> dict:
+    def _compute(self, predictions, references, label_names) -> dict:
         keys = _class_keys(label_names)
         predictions, references = np.asarray(predictions), np.asarray(references)
         for what, ids in (("predictions", predictions), ("references", references)):
@@ -145,8 +139,6 @@ class WBCMetric(evaluate.Metric):
             results[f"weighted_{figure}"] = float(np.average(values, weights=support))
         results |= {f"support_{key}": int(count) for key, count in zip(keys, support, strict=True)}
         results["confusion_matrix"] = matrix.tolist()
-        if sources is not None:
-            results |= _intervals(predictions, references, sources, keys)
         return results
 
 
@@ -175,41 +167,6 @@ def _class_keys(label_names: Sequence[str]) -> list[str]:
     return keys
 
 
-def _intervals(predictions: np.ndarray, references: np.ndarray, sources, keys: list[str]) -> dict:
-    """Return `n_sources` and the 95 % interval of every figure, resampling whole sources (see WBCMetric)."""
-    if len(sources) != len(references):
-        raise ValueError(
-            f"got {len(sources)} sources for {len(references)} references; give the source of each reference"
-        )
-    names, source = np.unique(np.asarray(sources), return_inverse=True)
-    n = len(keys)
-    # A resample's confusion matrix is the weighted sum of the matrices of the sources: no image is touched again.
-    per_source = np.zeros((len(names), n, n))
-    np.add.at(per_source, (source, references, predictions), 1)
-    draws = np.random.default_rng(0).multinomial(len(names), np.full(len(names), 1 / len(names)), size=_RESAMPLES)
-    matrices = np.tensordot(draws, per_source, axes=1)
-
-    hits = np.diagonal(matrices, axis1=1, axis2=2)
-    support, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
-    values = {
-        "precision": _ratio(hits, predicted),
-        "recall": _ratio(hits, support),
-        "f1": _ratio(2 * hits, support + predicted),
-    }
-    weights = support / support.sum(axis=1, keepdims=True)
-    samples = {"accuracy": (hits.sum(axis=1) / support.sum(axis=1))}
-    for figure, value in values.items():
-        samples |= {f"{figure}_{key}": value[:, k] for k, key in enumerate(keys)}
-        samples[f"macro_{figure}"] = value.mean(axis=1)
-        samples[f"weighted_{figure}"] = (value * weights).sum(axis=1)
-    bounds = {f"{name}_ci95": np.quantile(sample, [0.025, 0.975]).tolist() for name, sample in samples.items()}
-    return {"n_sources": len(names), **bounds}
-
-
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
-
-
 def table_1(results: dict, label_names: Sequence[str]) -> str:
     """Lay the results out as table 1 of Ma et al. (2020), in plain text, beside the paper's own figures.
 
@@ -219,9 +176,8 @@ def table_1(results: dict, label_names: Sequence[str]) -> str:
 
     Returns:
         Lines of text without a final newline: a header, a row for each class, a row of support-weighted means, all in
-        percent, and the accuracy. 95 % intervals stand in brackets where the results hold them. The paper has a figure
-        where it knows the class (the case of letters aside), and an average only beside its own four classes;
-        elsewhere there is a dash.
+        percent, and the accuracy. The paper has a figure where it knows the class (the case of letters aside), and an
+        average only beside its own four classes; elsewhere there is a dash.
 
     Raises:
         ValueError: label_names are not those of the results.
@@ -281,8 +237,4 @@ def _papers_classes(label_names: Sequence[str]) -> bool:
 
 
 def _percent(results: dict, name: str) -> str:
-    text = f"{100 * results[name]:.1f}"
-    if f"{name}_ci95" in results:
-        low, high = results[f"{name}_ci95"]
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return text
+    return f"{100 * results[name]:.1f}"

@@ -40,7 +40,7 @@ def write_card(
     Args:
         folder: An existing folder. `confusion_matrix.png` and `learning_curves.png` are shown where it holds them, so
             draw them first (`hub.plots`).
-        results: What `hub.metrics.WBCMetric.compute` returned for `split`, intervals and all.
+        results: What `hub.metrics.WBCMetric.compute` returned for `split`.
         label_names: The names it was given.
         dataset_name: A dataset's id on the Hub, which the metadata then link to, or any other name for the data.
         split: The split that `results` were measured on.
@@ -99,7 +99,6 @@ def write_card(
         bccd=bccd,
         table=markdown_table_1(results, label_names),
         n_images=sum(map(sum, results["confusion_matrix"])),
-        n_sources=results.get("n_sources"),
         plots=[name for name in _PLOTS if (folder / name).is_file()],
     )
     path = folder / "README.md"

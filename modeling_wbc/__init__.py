@@ -12,7 +12,6 @@ from .modeling_wbc import (
     whole_field_processor,
 )
 
-
 __all__ = [
     "HardMinedCenterLoss",
     "InstanceBatchNorm2d",

@@ -2,7 +2,6 @@
 
 from transformers import ResNetConfig
 
-
 NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
 MINING = ("batch", "class")
 
@@ -24,7 +23,8 @@ class WBCConfig(ResNetConfig):
               first two stages (after Pan et al. 2018, IBN-Net-b, who add it to the last block of a stage only).
             - `"ibn-in"`: as `"ibn"`, and an affine instance norm after the addition of every block of the last two
               stages (the paper: "IN in the high layers").
-        center_loss_weight (`float`, defaults to 0.01): lambda of equation 12, at least 0. The paper gives no value.
+        center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value;
+            0.01 drew all features to one point when training on BCCD began from random weights.
         center_loss_margin (`float`, defaults to 1.0): m of equations 8-10, a squared distance, at least 0. The paper
             gives no value.
         center_loss_alpha (`float`, defaults to 0.5): rate at which the class centres follow the features, in [0, 1]
@@ -45,7 +45,7 @@ class WBCConfig(ResNetConfig):
     depths: list[int] | tuple[int, ...] | None = (3, 4, 6, 3)
     layer_type: str = "basic"
     norm_layout: str = "ibn"
-    center_loss_weight: float = 0.01
+    center_loss_weight: float = 0.001
     center_loss_margin: float = 1.0
     center_loss_alpha: float = 0.5
     mining: str = "batch"

@@ -17,9 +17,9 @@ class HardMinedCenterLoss(nn.Module):
     that of equation 11: f_{i*} - c_{y*} and c_{y*} - f_{j*}, without the factor 2 of the derivative. Where no other
     class is in the batch there is no pair, and L_f is 0.
 
-    The centres are a buffer, not parameters: in training, after the loss of a batch is taken, every class in it moves
-    its centre by `alpha` times the mean residual f_i - c_k of its samples. (Wen et al. 2016 divide the sum of residuals
-    by n + 1 where the mean divides by n.) In eval mode the centres stay.
+    The centres are a buffer, not parameters: in training, after the loss of a batch is taken, every class in it
+    moves its centre by `alpha` times the mean residual f_i - c_k of its samples. (Wen et al. 2016 divide the sum of
+    residuals by n + 1 where the mean divides by n.) In eval mode the centres stay.
 
     When `torch.distributed` is initialised, a training step mines over the joined batch of all processes, which must
     bring equally many samples each, as accelerate's data loaders do. Loss and centres are then the same on every
@@ -31,8 +31,8 @@ class HardMinedCenterLoss(nn.Module):
         feature_size (`int`): length D of a feature vector.
         margin (`float`): m of equation 10, at least 0, in units of squared distance.
         alpha (`float`): rate of the centres, in [0, 1].
-        mining (`str`): `"batch"` takes the one pair above; `"class"` takes the hardest pair of every class in the batch
-            and averages their hinges.
+        mining (`str`): `"batch"` takes the one pair above; `"class"` takes the hardest pair of every class in the
+            batch and averages their hinges.
 
     Attributes:
         centers: (K, D) float buffer, zeros at the start, saved with the module.
@@ -70,8 +70,7 @@ class HardMinedCenterLoss(nn.Module):
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         if self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             features, labels = _gather(features), _gather(labels)
-        # A copy, since the buffer moves below, before the backward pass.
-        centers = self.centers.to(features.dtype, copy=True)
+        centers = self.centers.to(features.dtype)
 
         with torch.no_grad():
             distance = (features[:, None] - centers).square().sum(-1)  # (N, K)

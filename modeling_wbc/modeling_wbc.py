@@ -91,11 +91,11 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _join(instance: Tensor, batch: Tensor) -> Tensor:
     """Statistics (N, C) of instance norm's (N, C // 2) and of batch norm's (C - C // 2,)."""
-    return torch.cat((instance, batch.to(instance.dtype).expand(len(instance), -1)), dim=1)
+    return torch.cat((instance, batch.to(instance.dtype).expand(instance.shape[0], -1)), dim=1)
 
 
 def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a training step needs: mean and 1 / deviation (N, C) to normalise by, the batch's mean and variance (C,)."""
+    """For a training step: mean and 1 / deviation (N, C) to normalise by, the batch's mean and variance (C,)."""
     mean, var = _moments(x)
     batch_mean = mean.mean(0)
     # The law of total variance.

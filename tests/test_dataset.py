@@ -5,6 +5,7 @@ WBC_BCCD_DIR and WBC_PBC_DIR, the folders of the published images, switch on the
 
 import http.server
 import io
+import json
 import os
 import shutil
 import signal
@@ -607,7 +608,10 @@ def test_a_saved_data_set_of_another_form_is_explained(bccd, tmp_path):
     dataset.cast_column("label", Value("int64")).save_to_disk(tmp_path / "cast")
     with pytest.raises(ds.DatasetError, match=r"label \(Value\)"):
         ds.load(tmp_path / "cast")
-    DatasetDict({**dataset, "test": dataset["test"].select([])}).save_to_disk(tmp_path / "empty")
+    dataset.save_to_disk(tmp_path / "empty")
+    # What save_to_disk makes of a split without rows, in the versions that can write one.
+    state = tmp_path / "empty" / "test" / "state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "_data_files": []}))
     with pytest.raises(ds.DatasetError, match="split .*test has no rows"):
         ds.load(tmp_path / "empty")
     other = dataset["test"].cast(Features({**dataset["test"].features, "label": ClassLabel(names=list("abcd"))}))
@@ -636,11 +640,31 @@ def test_a_hub_data_set_is_loaded_by_id(monkeypatch, bccd):
     dataset = ds.build_bccd(bccd)
     calls = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args: calls.append(args) or dataset)
-    assert ds.load("someone/cells", "full") is dataset
+    loaded = ds.load("someone/cells", "full")
+    assert loaded["train"]["file_name"][:] == dataset["train"]["file_name"][:]
     assert calls == [("someone/cells", "full")]
     bare = DatasetDict(train=Dataset.from_dict({"img": [1]}))
     monkeypatch.setattr(datasets, "load_dataset", lambda *args: bare)
     with pytest.raises(ds.DatasetError, match=r"the Hub data set someone/cells has the columns img \(Value\)"):
+        ds.load("someone/cells")
+
+
+def test_rows_of_the_hub_without_image_or_label_are_handled(monkeypatch, bccd, caplog):
+    dataset = ds.build_bccd(bccd)
+    encoded = dataset["train"].cast_column("image", datasets.Image(decode=False))
+    rows = encoded.to_list()
+    rows[1]["image"] = {"bytes": rows[1]["image"]["bytes"][:-40], "path": "torn.jpeg"}
+    broken = DatasetDict(train=Dataset.from_list(rows, features=dataset["train"].features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: broken)
+    assert len(ds.load("someone/cells")["train"]) == len(rows) - 1
+    assert "torn.jpeg" in caplog.text
+
+    rows[0]["label"] = -1
+    unlabelled = DatasetDict(train=Dataset.from_list(rows, features=dataset["train"].features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: unlabelled)
+    with pytest.raises(
+        ds.DatasetError, match="split train of the Hub data set someone/cells has 1 rows without a label"
+    ):
         ds.load("someone/cells")
 
 

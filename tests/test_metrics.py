@@ -72,9 +72,7 @@ def test_against_numpy(absent):
 
 def test_json_round_trip():
     predictions, references = random_case()
-    results = WBCMetric().compute(
-        predictions=predictions, references=references, label_names=PAPER_NAMES, sources=references * 7
-    )
+    results = WBCMetric().compute(predictions=predictions, references=references, label_names=PAPER_NAMES)
     assert json.loads(json.dumps(results)) == results
 
 
@@ -116,7 +114,6 @@ def test_evaluate_loads_the_file(tmp_path, monkeypatch):
         ({"predictions": [[0, 1]], "references": [[0, 1]]}, r"shape \(1, 2\)"),
         ({"predictions": [0], "references": [0], "label_names": []}, "one or more different names"),
         ({"predictions": [0], "references": [0], "label_names": ["a b", "a_b"]}, "rename"),
-        ({"predictions": [0, 1], "references": [0, 1], "sources": ["x"]}, "1 sources for 2 references"),
     ],
 )
 def test_errors(given, message):
@@ -126,26 +123,6 @@ def test_errors(given, message):
     # nothing of the failed call is left behind
     right = metric.compute(predictions=[0, 1], references=[0, 1], label_names=["a", "b"])
     assert right["confusion_matrix"] == [[1, 0], [0, 1]]
-
-
-def test_intervals_hold_the_figure_and_follow_the_sources():
-    predictions, references = random_case(n=1000)
-    metric = WBCMetric()
-    # 10 copies of each image of 100 photographs: no more is known than of the 100
-    tenfold = {"predictions": np.repeat(predictions[:100], 10), "references": np.repeat(references[:100], 10)}
-    by_file = metric.compute(**tenfold, label_names=PAPER_NAMES, sources=np.arange(1000))
-    by_photograph = metric.compute(**tenfold, label_names=PAPER_NAMES, sources=np.arange(1000) // 10)
-    assert by_photograph["n_sources"] == 100
-
-    names = [name.removesuffix("_ci95") for name in by_photograph if name.endswith("_ci95")]
-    assert len(names) == 1 + 3 * (len(PAPER_NAMES) + 2)
-    for name in names:
-        low, high = by_photograph[f"{name}_ci95"]
-        assert 0 <= low <= by_photograph[name] <= high <= 1
-    widths = [np.ptp(results["accuracy_ci95"]) for results in (by_file, by_photograph)]
-    assert widths[1] / widths[0] == pytest.approx(np.sqrt(10), rel=0.1)
-    accuracy = by_photograph["accuracy"]
-    assert widths[1] == pytest.approx(2 * 1.96 * np.sqrt(accuracy * (1 - accuracy) / 100), rel=0.1)
 
 
 def test_table_1_beside_the_paper():
@@ -179,18 +156,6 @@ def test_table_1_of_other_classes():
     assert ["average", "/", "total", "100.0", "-", "100.0", "-", "100.0", "-", "2"] in rows
     with pytest.raises(ValueError, match="no class"):
         table_1(results, ["basophil", "monocyte"])
-
-
-def test_table_1_shows_intervals():
-    predictions, references = random_case()
-    results = WBCMetric().compute(
-        predictions=predictions, references=references, label_names=PAPER_NAMES, sources=np.arange(400) // 8
-    )
-    low, high = results["recall_MONOCYTE_ci95"]
-    cell = f"{100 * results['recall_MONOCYTE']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-    for table in (table_1(results, PAPER_NAMES), markdown_table_1(results, PAPER_NAMES)):
-        (row,) = (line for line in table.splitlines() if "MONOCYTE" in line)
-        assert cell in row
 
 
 def test_table_1_is_the_papers():

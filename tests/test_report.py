@@ -12,11 +12,11 @@ LONG_NAMES = [f"immature granulocyte of kind {k} (metamyelocyte)" for k in range
 DRAWN = "trained and measured on drawn cells"
 
 
-def results_of(names=NAMES, n=200, seed=0, **kwargs):
+def results_of(names=NAMES, n=200, seed=0):
     rng = np.random.default_rng(seed)
     references = rng.integers(0, len(names), n)
     predictions = np.where(rng.random(n) < 0.8, references, rng.integers(0, len(names), n))
-    return WBCMetric().compute(predictions=predictions, references=references, label_names=names, **kwargs)
+    return WBCMetric().compute(predictions=predictions, references=references, label_names=names)
 
 
 def training(epochs, scale=1.0):
@@ -167,11 +167,11 @@ def test_card_links_to_hub_ids_only(tmp_path, monkeypatch, name):
 def test_card_text(tmp_path):
     folder = tmp_path / "my-wbc"
     folder.mkdir()
-    results = results_of(sources=np.arange(200) // 10)
+    results = results_of()
     text = card_of(folder, results=results).text
     assert 'pipeline("image-classification", model="my-wbc", trust_remote_code=True)' in text
     assert markdown_table_1(results, NAMES) in text
-    assert "`validation` split of someone/cells: 200 images of 20 photographs.\n" in text
+    assert "`validation` split of someone/cells: 200 images." in text
     assert "```bash\naccelerate launch train.py --dataset_name someone/cells\n```" in text
     assert "| learning rate | 0.00123 |\n| norm layout | ibn |\n| odd\\|name | a\\|b |\n" in text
     assert "Research use only, not for diagnosis" in text

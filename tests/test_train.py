@@ -1,4 +1,4 @@
-"""train.py, run as its users run it: through its arguments, on drawn cells, with a network of a few thousand weights."""
+"""train.py, run as its users run it: through its arguments, on drawn cells, with a tiny network."""
 
 import json
 import math
@@ -21,7 +21,6 @@ import train
 from hub import dataset as hub_dataset
 from hub.synthetic import drawn_cells
 from modeling_wbc import WBCConfig, WBCForImageClassification
-
 
 ROOT = Path(__file__).parent.parent
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
@@ -62,7 +61,10 @@ def launch(*args, **kwargs):
 def trained(data, tiny, tmp_path_factory):
     """A finished run of two epochs with evaluation, and what it printed."""
     output = tmp_path_factory.mktemp("trained") / "run"
-    process = launch("train.py", *arguments(data, tiny, output, "--num_train_epochs", "2", "--do_train", "--do_eval"))
+    process = launch(
+        *("-m", "accelerate.commands.launch", "train.py"),
+        *arguments(data, tiny, output, "--num_train_epochs", "2", "--do_train", "--do_eval"),
+    )
     printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     return output, printed
@@ -87,8 +89,8 @@ def test_a_run_leaves_a_model_with_results_plots_and_card(trained):
     assert float(row[3]) == pytest.approx(100 * results["recall_neutrophil"], abs=0.05)
 
     card = (output / "README.md").read_text()
-    assert f"accelerate launch train.py --dataset_name {Path(output).parents[1]}" not in card
-    assert f"--output_dir {output}" in card and f"{100 * results['accuracy']:.1f}" in card
+    assert "accelerate launch train.py --dataset_name" in card and f"--output_dir {output}" in card
+    assert f"{100 * results['accuracy']:.1f}" in card
     assert not list(output.rglob("training_args.bin"))
 
 
@@ -153,12 +155,12 @@ def test_two_processes_share_the_batch_of_128(tiny, tmp_path):
     output = tmp_path / "two"
     hub_dataset.save(drawn_cells(seed=0, train=160, test=8), tmp_path / "cells")
     process = launch(
-        *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--mixed_precision", "bf16"),
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("train.py", "--dataset_name", str(tmp_path / "cells"), "--model_name_or_path", tiny, "--bf16"),
         *("--output_dir", str(output), "--num_train_epochs", "1", "--logging_steps", "1", "--do_train", "--do_eval"),
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    printed, _ = process.communicate(timeout=400)
+    printed, _ = process.communicate(timeout=300)
     assert process.returncode == 0, printed
     recipe = json.loads((output / "train_results.json").read_text())
     assert recipe["recipe"]["Batch"] == 128 and recipe["recipe"]["Precision"] == "bf16"
@@ -243,7 +245,7 @@ def test_the_models_order_of_classes_counts(trained, data, tmp_path):
     ],
 )
 def test_a_mistake_is_named_with_its_remedy(data, tiny, tmp_path, change, message):
-    with pytest.raises((train.TrainingError, hub_dataset.DatasetError), match=message.replace("/", "/")):
+    with pytest.raises((train.TrainingError, hub_dataset.DatasetError), match=message):
         train.main(["--do_train", *arguments(data, tiny, tmp_path / "out"), *change])
     assert not list(tmp_path.glob("out/checkpoint-*"))
 
