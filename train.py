@@ -217,7 +217,7 @@ class WBCTrainer(Trainer):
     def __init__(self, *args, memory_format=torch.contiguous_format, **kwargs):
         super().__init__(*args, **kwargs)
         self.memory_format = memory_format
-        # Sums of cross entropy, centre loss, active fraction, correct answers and images since the last line of log.
+        # Sums of cross entropy, centre loss, active fraction and accuracy over the steps since the last line of log.
         self.sums = torch.zeros(4, device=self.args.device)
         self.steps = 0
 
