@@ -171,7 +171,7 @@ def test_card_text(tmp_path):
     text = card_of(folder, results=results).text
     assert 'pipeline("image-classification", model="my-wbc", trust_remote_code=True)' in text
     assert markdown_table_1(results, NAMES) in text
-    assert "`validation` split of someone/cells: 200 images." in text
+    assert "`validation` split of someone/cells, 200 images.\n" in text
     assert "```bash\naccelerate launch train.py --dataset_name someone/cells\n```" in text
     assert "| learning rate | 0.00123 |\n| norm layout | ibn |\n| odd\\|name | a\\|b |\n" in text
     assert "Research use only, not for diagnosis" in text
