@@ -24,7 +24,7 @@ class WBCConfig(ResNetConfig):
             - `"ibn-in"`: as `"ibn"`, and an affine instance norm after the addition of every block of the last two
               stages (the paper: "IN in the high layers").
         center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value;
-            0.01 drew all features to one point when training on BCCD began from random weights.
+            0.01 drew all features to one point when training on BCCD began from random weights, where 0.0001 did not.
         center_loss_margin (`float`, defaults to 1.0): m of equations 8-10, a squared distance, at least 0. The paper
             gives no value.
         center_loss_alpha (`float`, defaults to 0.5): rate at which the class centres follow the features, in [0, 1]
