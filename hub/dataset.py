@@ -577,8 +577,7 @@ def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
             )
         if not part.num_rows:
             raise DatasetError(f"split {split} of {what} has no rows")
-        labels = part.with_format("numpy")["label"][:]
-        if unlabelled := int(sum(label is None or not label >= 0 for label in labels)):
+        if unlabelled := sum(label is None or label < 0 for label in part["label"][:]):
             raise DatasetError(f"split {split} of {what} has {unlabelled} rows without a label; filter them out")
         names = part.features["label"].names
         if class_names not in (None, names):
