@@ -5,6 +5,7 @@ from pathlib import Path
 import evaluate
 import numpy as np
 import pytest
+import scipy.stats
 
 from hub import metrics
 from hub.metrics import PAPER_ACCURACY, PAPER_TABLE_1, WBCMetric, markdown_table_1, table_1
@@ -168,3 +169,196 @@ def test_metrics_stand_alone():
     """evaluate.load copies this one file elsewhere, where no other of the project is."""
     source = Path(metrics.__file__).read_text()
     assert not [line for line in source.splitlines() if line.startswith(("from .", "from hub", "import hub"))]
+
+
+# --- Intervals ---
+
+
+def clustered_case(clusters=40, size=30, seed=0):
+    """Images of photographs that are mostly right or mostly wrong together: predictions, references, photographs."""
+    rng = np.random.default_rng(seed)
+    photographs = np.repeat(np.arange(clusters), size)
+    references = photographs % 3
+    skill = rng.choice([0.95, 0.2], clusters)[photographs]
+    predictions = np.where(rng.random(len(references)) < skill, references, (references + 1) % 3)
+    return predictions, references, [f"photo {number}" for number in photographs]
+
+
+def test_a_bootstrap_over_files_is_scipys():
+    """With every cluster of size one: the stratified interval of accuracy against scipy's, a sample a class."""
+    predictions, references = random_case(n=300)
+    right = [(predictions == references)[references == k].astype(float) for k in range(4)]
+
+    def accuracy(*classes, axis):
+        return sum(values.sum(axis=axis) for values in classes) / sum(values.shape[axis] for values in classes)
+
+    expected = scipy.stats.bootstrap(
+        right, accuracy, method="percentile", n_resamples=20_000, vectorized=True, rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = metrics.bootstrap_intervals(predictions, references, PAPER_NAMES, resamples=20_000)
+    assert ours["accuracy"] == pytest.approx([expected.low, expected.high], abs=0.004)
+
+    for k, name in enumerate(PAPER_NAMES):
+        one = scipy.stats.bootstrap(
+            (right[k],), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(k)
+        ).confidence_interval
+        assert ours[f"recall_{name}"] == pytest.approx([one.low, one.high], abs=0.015)
+
+
+def test_whole_photographs_are_drawn():
+    """The interval over photographs is that of scipy over the photographs' means, and wider than over files."""
+    predictions, references, photographs = clustered_case()
+    means = (predictions == references).reshape(40, 30).mean(axis=1)
+    strata = [means[np.arange(40) % 3 == k] for k in range(3)]
+
+    def accuracy(*classes, axis):
+        return sum(values.sum(axis=axis) for values in classes) / 40
+
+    expected = scipy.stats.bootstrap(
+        strata, accuracy, method="percentile", n_resamples=20_000, vectorized=True, rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = metrics.bootstrap_intervals(
+        predictions, references, ["a", "b", "c"], photographs=photographs, resamples=20_000
+    )["accuracy"]
+    assert ours == pytest.approx([expected.low, expected.high], abs=0.006)
+    over_files = metrics.bootstrap_intervals(predictions, references, ["a", "b", "c"])["accuracy"]
+    assert ours[1] - ours[0] > 3 * (over_files[1] - over_files[0])
+
+
+def test_intervals_by_hand():
+    # Class 0 has one photograph, so every resample holds it as it is; of class 1's two, one is right and one is wrong.
+    predictions, references = [0, 0, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1]
+    intervals = metrics.bootstrap_intervals(
+        predictions, references, ["a", "b"], photographs=["p", "p", "q", "q", "r", "r"]
+    )
+    assert intervals["recall_a"] == [1, 1] and intervals["recall_b"] == [0, 1]
+    assert intervals["accuracy"] == pytest.approx([2 / 6, 1]) and intervals["precision_a"] == pytest.approx([1 / 3, 1])
+    assert intervals["photograph_accuracy"] == pytest.approx([1 / 3, 1])
+
+
+def test_unknown_photographs_stand_for_themselves():
+    predictions, references, photographs = clustered_case()
+    given = [None if number % 2 else name for number, name in enumerate(photographs)]
+    named = [f"file {number}" if number % 2 else name for number, name in enumerate(photographs)]
+    arguments = predictions, references, ["a", "b", "c"]
+    assert metrics.bootstrap_intervals(*arguments, photographs=given) == metrics.bootstrap_intervals(
+        *arguments, photographs=named
+    )
+    assert (
+        metrics.bootstrap_intervals(*arguments, photographs=[None] * 1200)["accuracy"]
+        == (metrics.bootstrap_intervals(*arguments)["accuracy"])
+    )
+
+
+def test_every_figure_of_the_results_has_an_interval_around_it():
+    predictions, references, photographs = clustered_case()
+    probabilities = np.random.default_rng(0).dirichlet([1, 1, 1], len(references))
+    results = WBCMetric().compute(
+        predictions=predictions,
+        references=references,
+        label_names=["a", "b", "c"],
+        photographs=photographs,
+        probabilities=probabilities,
+        intervals=True,
+    )
+    figures = {
+        name: value
+        for name, value in results.items()
+        if isinstance(value, float) and name != "expected_calibration_error"
+    }
+    assert results["intervals"].keys() == {*figures, "expected_calibration_error"}
+    for name, value in figures.items():
+        low, high = results["intervals"][name]
+        assert 0 <= low <= value <= high <= 1
+    assert results["num_photographs"] == 40
+    assert json.loads(json.dumps(results)) == results
+    low, high = results["intervals"]["recall_a"]
+    assert f"{100 * results['recall_a']:.1f} ({100 * low:.1f} to {100 * high:.1f})" in table_1(results, list("abc"))
+    assert "by majority in each of 40 photographs" in markdown_table_1(results, list("abc"))
+
+
+def test_seeds():
+    case = (*random_case(), PAPER_NAMES)
+    assert metrics.bootstrap_intervals(*case) == metrics.bootstrap_intervals(*case, seed=0)
+    assert metrics.bootstrap_intervals(*case) != metrics.bootstrap_intervals(*case, seed=1)
+
+
+def test_calibration_error_by_hand():
+    # Two bins: 0.3 and 0.4 cannot be a maximum of two classes, so (0, 0.5] is empty but for 0.5 itself.
+    probabilities = np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    references = [0, 0, 0, 1]
+    # bin 1: right, confidence 0.5; bin 2: 1 of 3 right at a mean confidence of 0.8
+    expected = (abs(1 - 0.5) + abs(1 - 2.4)) / 4
+    assert metrics.expected_calibration_error(probabilities, references, bins=2) == pytest.approx(expected)
+    assert metrics.expected_calibration_error([[1.0, 0.0]], [0]) == 0
+
+
+def test_calibration_error_of_calibrated_predictions_is_small():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet([1, 1, 1], 50_000)
+    references = (rng.random(50_000)[:, None] > probabilities.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    assert metrics.expected_calibration_error(probabilities, references) < 0.01
+    assert metrics.expected_calibration_error(probabilities, (references + 1) % 3) > 0.2
+
+
+def test_photograph_accuracy_by_hand():
+    photographs = ["p", "p", "p", "q", "q", "r", None, None]
+    references = [0, 0, 0, 1, 1, 2, 0, 0]
+    predictions = [0, 0, 1, 1, 0, 2, 0, 1]  # p: 2 to 1; q: a tie, which is no majority; r; two single images
+    assert metrics.photograph_accuracy(predictions, references, photographs) == 3 / 5
+    with pytest.raises(ValueError, match="several classes"):
+        metrics.photograph_accuracy([0, 1], [0, 1], ["p", "p"])
+    with pytest.raises(ValueError, match="1 photographs and 2 references"):
+        metrics.photograph_accuracy([0, 1], [0, 1], ["p"])
+
+
+def test_paired_bootstrap():
+    predictions, references, photographs = clustered_case()
+    names = ["a", "b", "c"]
+    same = metrics.paired_bootstrap(predictions, predictions, references, names, photographs=photographs)
+    assert same["accuracy"] == {"difference": 0, "low": 0, "high": 0, "p_value": 1}
+    # Better by the same share of each photograph: certain, although each model's own interval is wide.
+    better = predictions.copy()
+    better[::10] = references[::10]
+    compared = metrics.paired_bootstrap(better, predictions, references, names, photographs=photographs)["accuracy"]
+    assert compared["difference"] == pytest.approx(np.mean(better == references) - np.mean(predictions == references))
+    assert 0 < compared["low"] < compared["difference"] < compared["high"] and compared["p_value"] < 0.01
+    low, high = metrics.bootstrap_intervals(predictions, references, names, photographs=photographs)["accuracy"]
+    assert compared["high"] - compared["low"] < (high - low) / 3
+    back = metrics.paired_bootstrap(predictions, better, references, names, photographs=photographs)["accuracy"]
+    assert back["low"] == pytest.approx(-compared["high"]) and back["p_value"] == compared["p_value"]
+
+
+def test_paired_bootstrap_against_scipy():
+    predictions, references = random_case(n=300)
+    other, _ = random_case(n=300, seed=0)
+    other = np.where(np.arange(300) % 7 == 0, (references + 1) % 4, other)
+    gain = (predictions == references).astype(float) - (other == references)
+    strata = [gain[references == k] for k in range(4)]
+
+    def difference(*classes, axis):
+        return sum(values.sum(axis=axis) for values in classes) / 300
+
+    expected = scipy.stats.bootstrap(
+        strata, difference, method="percentile", n_resamples=20_000, vectorized=True, rng=np.random.default_rng(1)
+    ).confidence_interval
+    ours = metrics.paired_bootstrap(predictions, other, references, PAPER_NAMES, resamples=20_000)["accuracy"]
+    assert [ours["low"], ours["high"]] == pytest.approx([expected.low, expected.high], abs=0.004)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.bootstrap_intervals([0, 1], [0], ["a", "b"]), "2 predictions and 1 references"),
+        (lambda: metrics.bootstrap_intervals([0, 2], [0, 1], ["a", "b"]), "0 to 1"),
+        (lambda: metrics.bootstrap_intervals([0], [0], ["a"], photographs=["p", "q"]), "2 photographs and 1"),
+        (lambda: metrics.paired_bootstrap([0], [0, 1], [0, 1], ["a", "b"]), "1 predictions and 2 references"),
+        (lambda: metrics.expected_calibration_error([[2.0, -1.0]], [0]), "softmax"),
+        (lambda: metrics.expected_calibration_error([[np.nan, 0.5]], [0]), "softmax"),
+        (lambda: metrics.expected_calibration_error([0.5, 0.5], [0, 1]), r"shape \(2,\)"),
+        (lambda: metrics.photograph_accuracy([0], [-1], ["p"]), "references hold"),
+    ],
+)
+def test_wrong_arguments_of_the_bootstrap(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
