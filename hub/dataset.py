@@ -1,12 +1,22 @@
-"""Raw image folders to a `DatasetDict`, and the loading of every kind of data set that the project accepts."""
+"""Raw image folders to a `DatasetDict`, and the loading of every kind of data set that the project accepts.
+
+What needs OpenCV, finding photographs, is imported where it is used: training does without.
+"""
+
+from __future__ import annotations
 
 import argparse
+import csv
 import http.client
 import io
 import json
 import logging
 import os
+import random
+import re
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 import urllib.error
@@ -14,8 +24,9 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
@@ -23,6 +34,9 @@ from PIL import Image as PILImage
 from PIL import ImageFile
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from hub.photographs import Registration
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +50,8 @@ BCCD_PUBLISHED = {
 BCCD_COMMIT = "fbb2e273a7d8100648b7b8cecdea769596f7b590"
 BCCD_URL = f"https://github.com/dhruvp/wbc-classification/archive/{BCCD_COMMIT}.zip"
 
-# The publisher's folder `ig` holds promyelocytes, myelocytes and metamyelocytes: the immature granulocytes.
-PBC_FOLDERS = {
-    "basophil": "basophil",
-    "eosinophil": "eosinophil",
-    "erythroblast": "erythroblast",
-    "ig": "immature granulocyte",
-    "lymphocyte": "lymphocyte",
-    "monocyte": "monocyte",
-    "neutrophil": "neutrophil",
-    "platelet": "platelet",
-}
-PBC_CLASSES = tuple(PBC_FOLDERS.values())
+# `ig` are the immature granulocytes: promyelocytes, myelocytes and metamyelocytes.
+PBC_CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
 
 # Folder names that stand for a split; those of `datasets`, and BCCD's TEST_SIMPLE.
 SPLIT_OF_FOLDER = {
@@ -66,44 +70,55 @@ class DatasetError(ValueError):
     """A data set that cannot be read, built or written as asked; the message is one line for the user."""
 
 
-def features(class_names: tuple[str, ...]) -> Features:
-    """The columns of every data set built here.
+def features(class_names: Sequence[str], photographs: bool = False, origin: bool = False) -> Features:
+    """The columns of the data sets built here.
 
     `image` holds the encoded bytes of the file and decodes to a PIL image, `label` is an index into
     `class_names`, `file_name` is the POSIX path of the file relative to the root of its raw data set.
+
+    With `photographs`, for each file that was made from a photograph: `photograph`, the name of that photograph;
+    `field`, the same for all photographs that overlap; `match_error`, float32, how sure that is (see
+    `hub.photographs.Match.error`). Each is None where it is unknown or, as with PBC, there is no such thing.
+
+    With `origin`: `dataset`, the data set that the file is from, `bccd` or `pbc`.
     """
-    return Features({"image": Image(), "label": ClassLabel(names=list(class_names)), "file_name": Value("string")})
+    columns = {"image": Image(), "label": ClassLabel(names=list(class_names)), "file_name": Value("string")}
+    if photographs:
+        columns |= {"photograph": Value("string"), "field": Value("string"), "match_error": Value("float32")}
+    if origin:
+        columns["dataset"] = Value("string")
+    return Features(columns)
 
 
 # --- Raw folders ---
 
 
-def build_bccd(source: str | os.PathLike) -> DatasetDict:
-    """Build BCCD (augmented) from `source` with the publisher's splits `train`, `test` and `test_simple`.
+def build_bccd(
+    source: str | os.PathLike, seed: int = 0, cache: str | os.PathLike | None = None
+) -> tuple[DatasetDict, Registration | None]:
+    """Build BCCD (augmented) from `source`, with the photograph that each file shows.
 
     `source` is the folder that holds `TRAIN`, `TEST` and `TEST_SIMPLE`, or one that holds it as `images`, as the
-    GitHub archive's `_inputs/images` or as Kaggle's `dataset2-master/dataset2-master/images`. Files that do not decode
-    are logged by name and left out. Rows are sorted by class, then by file name. All images are held in memory
-    (about 100 MB).
+    GitHub archive's `_inputs/images` or as Kaggle's `dataset2-master/dataset2-master/images`. The photographs are
+    looked for below `source`, as `Original_Images` or Kaggle's `JPEGImages`, with `labels.csv` beside them or above.
 
-    Raises `DatasetError` for a missing split folder, a missing, unknown or empty class folder.
+    Splits: `train` and `validation` are the publisher's TRAIN, cut by photograph (see `validation_photographs`, which
+    `seed` goes to), `test` is TEST, `test_simple` is TEST_SIMPLE, and `train_photographs`, `validation_photographs`
+    and `test_photographs` hold the 640 x 480 photographs that the files of these splits were made from. Without
+    photographs, which is logged, there is no `validation`, as it could not be kept apart from `train`.
+
+    Finding the photographs takes minutes the first time; the result is kept as `photographs.json` in the folder
+    `cache` (default: `source`). Files that do not decode are logged by name and left out. Rows are sorted by class,
+    then by file name. All images are held in memory (about 120 MB).
+
+    Returns the data set and what was found out about its photographs, None without them. Raises `DatasetError` for a
+    missing split folder, a missing, unknown or empty class folder, or a `labels.csv` that cannot be read.
     """
-    root = _find_root(
-        Path(source), ("", "images", "*/images", "*/*/images"), {folder.lower() for folder in BCCD_SPLITS.values()}
+    splits, registration = _bccd_rows(Path(source), seed, Path(cache or source))
+    dataset = DatasetDict(
+        {split: _to_dataset(rows, features(BCCD_CLASSES, photographs=True)) for split, rows in splits.items()}
     )
-    wanted = {name: name for name in BCCD_CLASSES}
-    files = {}
-    for split, folder in BCCD_SPLITS.items():
-        matches = [child for child in _folders(root) if child.name.lower() == folder.lower()]
-        if len(matches) != 1:
-            raise DatasetError(f"{root} holds {len(matches)} folders {folder}; exactly one was looked for")
-        files[split] = _list_files(matches[0], wanted)
-    rows = _read([file for split in files.values() for file in split], root)
-    splits = {}
-    for split in files:
-        splits[split] = _to_dataset([rows[path] for path, _ in files[split] if path in rows], BCCD_CLASSES)
-        _check_classes(splits[split], f"split {split} of {root}")
-    return DatasetDict(splits)
+    return dataset, registration
 
 
 def build_pbc(source: str | os.PathLike, seed: int = 0) -> DatasetDict:
@@ -116,9 +131,155 @@ def build_pbc(source: str | os.PathLike, seed: int = 0) -> DatasetDict:
 
     Raises `DatasetError` for a missing, unknown or empty class folder, or fewer than ten images of a class.
     """
+    splits = _pbc_rows(Path(source), seed)
+    return DatasetDict({split: _to_dataset(rows, features(PBC_CLASSES)) for split, rows in splits.items()})
+
+
+def build_blood8(
+    bccd: str | os.PathLike, pbc: str | os.PathLike, seed: int = 0
+) -> tuple[DatasetDict, Registration | None]:
+    """Build the union of BCCD and PBC, from two labs, under PBC's eight class names.
+
+    The splits are those of `build_bccd` and `build_pbc` put together, BCCD first; those that only one of them has are
+    its own. The column `dataset` tells `bccd` from `pbc`, and `file_name` starts with it. Returns and raises what
+    `build_bccd` and `build_pbc` do. All images are held in memory (about 300 to 500 MB).
+    """
+    bccd_splits, registration = _bccd_rows(Path(bccd), seed, Path(bccd))
+    union: dict[str, list[dict]] = {}
+    for name, splits in (("bccd", bccd_splits), ("pbc", _pbc_rows(Path(pbc), seed))):
+        for split, rows in splits.items():
+            rows = [row | {"dataset": name, "file_name": f"{name}/{row['file_name']}"} for row in rows]
+            union.setdefault(split, []).extend(rows)
+    columns = features(PBC_CLASSES, photographs=True, origin=True)
+    return DatasetDict({split: _to_dataset(rows, columns) for split, rows in union.items()}), registration
+
+
+def _bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dict]], Registration | None]:
+    """The rows of each split of BCCD, and what was found out about its photographs."""
+    root = _find_root(
+        source, ("", "images", "*/images", "*/*/images"), {folder.lower() for folder in BCCD_SPLITS.values()}
+    )
+    files = {}
+    for split, folder in BCCD_SPLITS.items():
+        matches = [child for child in _folders(root) if child.name.lower() == folder.lower()]
+        if len(matches) != 1:
+            raise DatasetError(f"{root} holds {len(matches)} folders {folder}; exactly one was looked for")
+        files[split] = _list_files(matches[0], BCCD_CLASSES)
+    rows = _read([file for split in files.values() for file in split], root)
+    splits = {split: [rows[path] for path, _ in files[split] if path in rows] for split in files}
+    for split in splits:
+        _check_classes(splits[split], BCCD_CLASSES, f"split {split} of {root}")
+    photographs, labels = _find_photographs(source)
+    if not photographs:
+        logger.warning(
+            "%s holds no folder Original_Images (or JPEGImages) with labels.csv: which photograph each file shows "
+            "stays unknown, and there is no validation split",
+            source,
+        )
+        return splits, None
+    from hub.photographs import register
+
+    registration = register(
+        {row["file_name"]: (row["image"]["bytes"], row["label"]) for row in rows.values()},
+        {name: row["image"]["bytes"] for name, row in photographs.items()},
+        labels,
+        cache / "photographs.json",
+    )
+    held_out = validation_photographs(registration, seed)
+    for row in rows.values():
+        match = registration.matches[row["file_name"]]
+        if match is None:
+            logger.warning("%s shows no photograph of its class", row["file_name"])
+        else:
+            row |= {
+                "photograph": match.photograph,
+                "field": registration.fields[match.photograph],
+                "match_error": match.error,
+            }
+    splits |= {
+        "train": [row for row in splits["train"] if row.get("photograph") not in held_out],
+        "validation": [row for row in splits["train"] if row.get("photograph") in held_out],
+    }
+    in_order = {split: splits[split] for split in ("train", "validation", "test", "test_simple")}
+    sides = {
+        "train": set(registration.train) - held_out,
+        "validation": held_out,
+        "test": set(registration.test),
+    }
+    for split, side in sides.items():
+        in_order[f"{split}_photographs"] = [
+            photographs[name] | {"label": label, "photograph": name, "field": registration.fields[name]}
+            for label in BCCD_CLASSES
+            for name in sorted(side)
+            if labels[name] == label
+        ]
+    return {split: rows for split, rows in in_order.items() if rows}, registration
+
+
+def _find_photographs(source: Path) -> tuple[dict[str, dict], dict[str, str]]:
+    """The photographs below `source` as rows without a label, and the class of those with one label, both by name."""
+    folders = sorted(
+        path
+        for pattern in ("*", "*/*", "*/*/*")
+        for path in source.glob(pattern)
+        if path.is_dir() and path.name.lower() in ("original_images", "jpegimages")
+    )
+    if len(folders) > 1:
+        raise DatasetError(f"{source} holds several folders of photographs: {', '.join(map(str, folders))}; keep one")
+    if not folders:
+        return {}, {}
+    paths = [path for path in sorted(folders[0].iterdir()) if re.fullmatch(r"BloodImage_\d{5}\.jpe?g", path.name)]
+    rows = _read([(path, None) for path in paths], source)
+    photographs = {path.stem: row for path, row in rows.items()}
+    tables = [
+        path
+        for folder in (folders[0], *folders[0].parents)
+        if folder == source or source in folder.parents
+        for path in (folder / "labels.csv", folder / "_inputs" / "labels.csv")
+        if path.is_file()
+    ]
+    if not photographs or not tables:
+        return {}, {}
+    from hub.photographs import read_labels
+
+    try:
+        labels = read_labels(tables[0], photographs)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    if len(labels) < 2:
+        raise DatasetError(f"{tables[0]} gives one label to {len(labels)} of the {len(photographs)} photographs")
+    return photographs, labels
+
+
+def validation_photographs(registration: Registration, seed: int = 0, share: float = 0.15) -> set[str]:
+    """Choose `share` of the photographs of each class of BCCD's TRAIN, to validate on.
+
+    Whole fields are taken, so that photographs that overlap stay on one side. A field that a photograph of TEST shows
+    a part of is never taken: what is validated on has nothing to do with TEST.
+    """
+    members: dict[str, list[str]] = {}
+    for name in registration.train:
+        if registration.labels[name] in BCCD_CLASSES:
+            members.setdefault(registration.fields[name], []).append(name)
+    counts = Counter(registration.labels[name] for names in members.values() for name in names)
+    room = Counter({label: round(share * count) for label, count in counts.items()})
+    of_test = {registration.fields[name] for name in registration.test}
+    order = sorted(set(members) - of_test)
+    random.Random(seed).shuffle(order)
+    chosen: set[str] = set()
+    for field in order:
+        needed = Counter(registration.labels[name] for name in members[field])
+        if needed <= room:
+            room -= needed
+            chosen.update(members[field])
+    return chosen
+
+
+def _pbc_rows(source: Path, seed: int) -> dict[str, list[dict]]:
+    """The rows of each split of PBC."""
     archive = "PBC_dataset_normal_DIB"
-    root = _find_root(Path(source), ("", archive, f"*/{archive}"), set(PBC_FOLDERS))
-    rows = list(_read(_list_files(root, PBC_FOLDERS), root).values())
+    root = _find_root(source, ("", archive, f"*/{archive}"), set(PBC_CLASSES))
+    rows = list(_read(_list_files(root, PBC_CLASSES), root).values())
     counts = Counter(row["label"] for row in rows)
     for name in PBC_CLASSES:
         if counts[name] < 10:
@@ -130,12 +291,7 @@ def build_pbc(source: str | os.PathLike, seed: int = 0) -> DatasetDict:
         rest, test_size=0.5, random_state=seed, stratify=[row["label"] for row in rest]
     )
     splits = {"train": train, "validation": validation, "test": test}
-    return DatasetDict(
-        {
-            split: _to_dataset(sorted(part, key=lambda row: row["file_name"]), PBC_CLASSES)
-            for split, part in splits.items()
-        }
-    )
+    return {split: sorted(part, key=lambda row: row["file_name"]) for split, part in splits.items()}
 
 
 def _find_root(source: Path, patterns: tuple[str, ...], wanted: set[str]) -> Path:
@@ -162,10 +318,10 @@ def _folders(folder: Path) -> list[Path]:
     )
 
 
-def _list_files(folder: Path, wanted: dict[str, str]) -> list[tuple[Path, str]]:
+def _list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
     """The (file, class name) of every file that is not hidden in the class folders of `folder`, sorted.
 
-    `wanted` maps the name of each class folder, in lower case, to the name of the class.
+    `wanted` are the names of the classes, which are those of their folders in lower case.
     """
     found = {}
     for child in _folders(folder):
@@ -179,15 +335,15 @@ def _list_files(folder: Path, wanted: dict[str, str]) -> list[tuple[Path, str]]:
         if key not in found:
             raise DatasetError(f"{folder} holds no class folder {key}; looked for {', '.join(wanted)}")
     files = []
-    for key, name in wanted.items():
+    for key in wanted:
         in_class = sorted(path for path in found[key].iterdir() if not path.name.startswith("."))
         if not in_class:
             raise DatasetError(f"class folder {found[key]} is empty; looked for images")
-        files += [(path, name) for path in in_class]
+        files += [(path, key) for path in in_class]
     return files
 
 
-def _read(files: list[tuple[Path, str]], root: Path) -> dict[Path, dict]:
+def _read(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
     """The rows of the files that decode, by path; the others are logged with the reason."""
     rows, unreadable = {}, []
     for path, name in tqdm(files, desc="Reading images", unit="file", disable=None):
@@ -232,16 +388,23 @@ def _log_unreadable(unreadable: list[tuple[Path | str, str]]) -> None:
         logger.warning("%d file%s left out", len(unreadable), " was" if len(unreadable) == 1 else "s were")
 
 
-def _to_dataset(rows: list[dict], class_names: tuple[str, ...]) -> Dataset:
-    columns = features(class_names)
-    return Dataset.from_dict({column: [row[column] for row in rows] for column in columns}, features=columns)
+def _to_dataset(rows: list[dict], columns: Features) -> Dataset:
+    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns}, features=columns)
 
 
-def _check_classes(dataset: Dataset, where: str) -> None:
-    counts = class_counts(dataset)
-    empty = [name for name, count in counts.items() if not count]
+def _check_classes(rows: list[dict], class_names: Sequence[str], where: str) -> None:
+    empty = set(class_names) - {row["label"] for row in rows}
     if empty:
-        raise DatasetError(f"{where} holds no readable image of {', '.join(empty)}")
+        raise DatasetError(f"{where} holds no readable image of {', '.join(sorted(empty))}")
+
+
+def label_review() -> list[dict[str, str]]:
+    """The photographs of BCCD whose label is doubtful, the rows of `label_review.csv` beside this file.
+
+    Each has `photograph`, `label` (the publisher's), `looks_like` (a class, or `unclear`) and `reason`.
+    """
+    with open(Path(__file__).with_name("label_review.csv"), newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 # --- Counts ---
@@ -271,11 +434,13 @@ def counts_table(dataset: DatasetDict) -> str:
 
 def bccd_differences(dataset: DatasetDict) -> list[str]:
     """Every count of a built BCCD that is not the published one, as a line of text; empty if all agree."""
+    counts = {split: Counter(class_counts(part)) for split, part in dataset.items()}
+    counts["train"] += counts.get("validation", Counter())  # Both are the publisher's TRAIN.
     return [
         f"{split} {name}: {count:,} images, published {published:,} ({count - published:+,})"
-        for split, counts in BCCD_PUBLISHED.items()
-        for name, published in counts.items()
-        if (count := class_counts(dataset[split])[name]) != published
+        for split, published_counts in BCCD_PUBLISHED.items()
+        for name, published in published_counts.items()
+        if (count := counts[split][name]) != published
     ]
 
 
@@ -291,11 +456,14 @@ def check_output(output: str | os.PathLike) -> None:
         raise DatasetError(f"{output} exists and is not a folder; remove it or name another output folder")
 
 
-def save(dataset: DatasetDict, output: str | os.PathLike) -> None:
+def save(
+    dataset: DatasetDict, output: str | os.PathLike, finish: Callable[[Path], None] = lambda folder: None
+) -> None:
     """Write `dataset` to the folder `output`, which holds all of it afterwards or, after any failure, does not exist.
 
-    The files are written to a hidden folder beside `output` that is then renamed. A killed process leaves that
-    folder behind; the next `save` to the same `output` removes it. Raises `DatasetError` if `output` is not empty.
+    `finish` is called with the folder that holds the data, to put further files beside them. The files are written to
+    a hidden folder beside `output` that is then renamed. A killed process leaves that folder behind; the next `save`
+    to the same `output` removes it. Raises `DatasetError` if `output` is not empty.
     """
     output = Path(output).absolute()
     check_output(output)
@@ -304,6 +472,7 @@ def save(dataset: DatasetDict, output: str | os.PathLike) -> None:
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         dataset.save_to_disk(partial)
+        finish(partial)
         if output.exists():
             output.rmdir()  # Windows does not rename onto an empty folder.
         os.replace(partial, output)
@@ -335,8 +504,10 @@ def _is_alive(pid: int) -> bool:
 # --- Download ---
 
 
-def download_bccd(url: str = BCCD_URL, cache: str | os.PathLike | None = None) -> DatasetDict:
-    """Download the archive of BCCD, check it, and build the data set from it.
+def download_bccd(
+    url: str = BCCD_URL, cache: str | os.PathLike | None = None, seed: int = 0
+) -> tuple[DatasetDict, Registration | None]:
+    """Download the archive of BCCD, check it, and build the data set from it as `build_bccd` does.
 
     The archive stays in `cache` (default: a folder of the Hugging Face data set cache, which `HF_HOME` moves), so that
     a later call needs no network; a broken download is resumed. Every member's CRC is checked, then the number of
@@ -353,14 +524,14 @@ def download_bccd(url: str = BCCD_URL, cache: str | os.PathLike | None = None) -
     with tempfile.TemporaryDirectory(prefix="bccd-") as folder:
         try:
             _extract_images(archive, Path(folder))
-            dataset = build_bccd(folder)
+            dataset, registration = build_bccd(folder, seed, cache)
             differences = bccd_differences(dataset)
             if differences:
                 raise DatasetError(f"not the published counts: {'; '.join(differences)}")
         except (DatasetError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             archive.unlink()
             raise DatasetError(f"the archive from {url} is damaged and was deleted, run again: {error}") from error
-    return dataset
+    return dataset, registration
 
 
 def download(url: str, path: str | os.PathLike) -> None:
@@ -427,15 +598,21 @@ def _fetch(url: str, incomplete: Path) -> None:
 
 
 def _extract_images(archive: Path, folder: Path) -> None:
-    """Check the CRC of every member of `archive` and extract the image files to `folder`."""
+    """Check the CRC of every member of `archive`; extract the images, photographs and their labels to `folder`."""
     with zipfile.ZipFile(archive) as file:
         damaged = file.testzip()
         if damaged:
             raise zipfile.BadZipFile(f"bad CRC of {damaged}")
         for member in file.infolist():
             parts = PurePosixPath(member.filename).parts
+            if member.is_dir() or ".." in parts:
+                continue
             # <repository>-<commit>/_inputs/images/<split>/<class>/<file>; no name that points outside is of that form.
-            if not member.is_dir() and len(parts) == 6 and parts[1:3] == ("_inputs", "images") and ".." not in parts:
+            if (
+                (len(parts) == 6 and parts[1:3] == ("_inputs", "images"))
+                or (len(parts) in (3, 4) and parts[-2] == "Original_Images")
+                or (len(parts) in (2, 3) and parts[-1] == "labels.csv")
+            ):
                 file.extract(member, folder)
 
 
@@ -594,32 +771,111 @@ def _first_line(error: Exception) -> str:
 
 
 def add_commands(commands) -> None:
-    """Add `dataset build` to `commands`, the subparsers of `python -m hub`."""
-    group = commands.add_parser("dataset", help="build a data set from raw images")
+    """Add `dataset build` and `dataset review` to `commands`, the subparsers of `python -m hub`."""
+    group = commands.add_parser("dataset", help="build a data set from raw images, or review its labels")
     actions = group.add_subparsers(metavar="ACTION", required=True)
     build = actions.add_parser("build", help="raw folders or the publisher's archive -> a saved DatasetDict")
-    build.add_argument("name", choices=("bccd", "pbc"), help="BCCD (four classes) or PBC (eight classes)")
-    origin = build.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--source", type=Path, metavar="DIR", help="the raw images as published")
+    build.add_argument(
+        "name",
+        choices=("bccd", "pbc", "blood8"),
+        help="BCCD (four classes), PBC (eight classes), or the union of both (eight classes)",
+    )
+    origin = build.add_mutually_exclusive_group()
+    origin.add_argument("--source", type=Path, metavar="DIR", help="the raw images of bccd or pbc as published")
     origin.add_argument("--download", action="store_true", help="fetch the published archive (bccd only)")
+    build.add_argument("--bccd", type=Path, metavar="DIR", help="the raw images of BCCD (blood8 only)")
+    build.add_argument("--pbc", type=Path, metavar="DIR", help="the raw images of PBC (blood8 only)")
     build.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
-    build.add_argument("--seed", type=int, default=0, help="seed of the splits of pbc (default: %(default)s)")
+    build.add_argument("--seed", type=int, default=0, help="seed of the splits that are cut here (default: 0)")
     build.set_defaults(run=lambda args: _run_build(build, args))
+    look = actions.add_parser("review", help="BCCD's photographs whose label cross-validation disagrees with")
+    look.add_argument(
+        "--source",
+        type=Path,
+        metavar="DIR",
+        required=True,
+        help="holds Original_Images, labels.csv, Annotations",
+    )
+    look.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
+    look.set_defaults(run=_run_review)
 
 
 def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if args.name == "pbc" and args.download:
+    if args.name == "blood8":
+        if not (args.bccd and args.pbc) or args.source or args.download:
+            parser.error("blood8 needs --bccd DIR and --pbc DIR, and neither --source nor --download")
+    elif args.bccd or args.pbc:
+        parser.error(f"{args.name} takes --source DIR; --bccd and --pbc are for blood8")
+    elif args.name == "pbc" and args.download:
         parser.error(
             "pbc needs --source: download the archive of doi 10.17632/snkd93bnjr.1 (described in doi "
             "10.1016/j.dib.2020.105474) by hand, unpack it and name its folder"
         )
+    elif not (args.source or args.download):
+        parser.error("one of the arguments --source --download is required")
     check_output(args.output)
-    if args.name == "pbc":
+    from hub.dataset_card import findings, write_card, write_contact_sheet
+
+    registration = None
+    if args.name == "blood8":
+        dataset, registration = build_blood8(args.bccd, args.pbc, args.seed)
+    elif args.name == "pbc":
         dataset = build_pbc(args.source, args.seed)
     else:
-        dataset = download_bccd() if args.download else build_bccd(args.source)
+        dataset, registration = download_bccd(seed=args.seed) if args.download else build_bccd(args.source, args.seed)
         for difference in bccd_differences(dataset):
             print(f"not as published: {difference}")
-    save(dataset, args.output)
+
+    def finish(folder: Path) -> None:
+        command = f"python -m hub {shlex.join(sys.argv[1:])}"
+        write_card(folder, name=args.name, dataset=dataset, registration=registration, command=command)
+        if registration:
+            write_contact_sheet(folder, dataset, registration)
+
+    save(dataset, args.output, finish)
     print(counts_table(dataset))
-    print(f"saved to {args.output}")
+    if registration:
+        found = findings(dataset, registration)
+        for split, row in found["shown"].items():
+            print(
+                f"{split}: {row['matched']:,} of {row['files']:,} files show {row['photographs']:,} photographs, "
+                f"match error up to {row['worst']:.2f} grey levels"
+            )
+        for line in found["exceptions"]:
+            print(line.replace("`", ""))
+        print(
+            f"{len(found['overlaps'])} pairs of photographs overlap, {len(found['leaks'])} of them between train and "
+            f"test: {found['leaked_files']:,} test files show a field that train shows as well"
+        )
+    print(f"saved to {args.output}; README.md there tells what was found")
+
+
+def _run_review(args: argparse.Namespace) -> None:
+    from hub.photographs import register
+    from hub.review import review, review_sheet
+
+    check_output(args.output)
+    rows, labels = _find_photographs(args.source)
+    if not rows:
+        raise DatasetError(f"{args.source} holds no folder Original_Images (or JPEGImages) with labels.csv")
+    photographs = {name: row["image"]["bytes"] for name, row in rows.items()}
+    labels = {name: label for name, label in labels.items() if label in BCCD_CLASSES}
+    registration = register({}, photographs, labels, args.source / "photographs.json")
+    try:
+        judgements = review(photographs, labels, registration.fields, args.source / "Annotations")
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    judgements.sort(key=lambda judgement: (judgement.predicted == judgement.label, -judgement.confidence))
+    wrong = [judgement for judgement in judgements if judgement.predicted != judgement.label]
+    args.output.mkdir(parents=True, exist_ok=True)
+    with open(args.output / "judgements.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("photograph", "label", "predicted", "confidence"))
+        writer.writerows((j.photograph, j.label, j.predicted, f"{j.confidence:.3f}") for j in judgements)
+    review_sheet(wrong, photographs, args.source / "Annotations").save(args.output / "wrong.png")
+    sure = sum(judgement.confidence >= 0.5 for judgement in wrong)
+    print(
+        f"{len(judgements) - len(wrong)} of {len(judgements)} photographs judged as labelled, {len(wrong)} otherwise, "
+        f"{sure} of these with a confidence of 0.5 or more"
+    )
+    print(f"look at {args.output / 'wrong.png'}; all judgements are in {args.output / 'judgements.csv'}")

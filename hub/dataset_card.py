@@ -1,0 +1,191 @@
+"""The data set repository: its card, which says what was found out about the photographs."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from datasets import DatasetDict, Image
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from hub.dataset import label_review
+from hub.photographs import Registration, contact_sheet
+
+_TEMPLATE = Path(__file__).parent / "cards" / "dataset.md"
+_TITLES = {
+    "bccd": "BCCD with the photograph of every file",
+    "pbc": "PBC, peripheral blood cells",
+    "blood8": "blood8: eight types of blood cells, two labs",
+}
+_AUGMENTED = ("train", "validation", "test", "test_simple")
+_WORST = 40
+
+
+def write_card(
+    folder: Path, *, name: str, dataset: DatasetDict, registration: Registration | None, command: str
+) -> None:
+    """Write the card of a built data set, `folder/README.md`.
+
+    Every figure in it is counted in `dataset` or stands in `registration`.
+
+    Args:
+        folder: An existing folder.
+        name: `bccd`, `pbc` or `blood8`.
+        dataset: What was built.
+        registration: What `hub.photographs.register` found; None where photographs are unknown.
+        command: The command that built it.
+    """
+    bccd, pbc = name != "pbc", name != "bccd"
+    data = DatasetCardData(
+        license=["mit"] * bccd + ["cc-by-4.0"] * pbc,
+        task_categories=["image-classification"],
+        pretty_name=_TITLES[name],
+        size_categories="10K<n<100K",
+        tags=["white-blood-cell", "hematology", "microscopy", "medical"],
+    )
+    card = DatasetCard.from_template(
+        data,
+        template_path=_TEMPLATE,
+        title=_TITLES[name],
+        bccd=bccd,
+        pbc=pbc,
+        columns_of_photographs=bccd,
+        counts=_counts_table(dataset),
+        command=command,
+        found=registration is not None,
+        **(findings(dataset, registration) if registration else {}),
+    )
+    card.save(folder / "README.md")
+
+
+def findings(dataset: DatasetDict, registration: Registration) -> dict:
+    """What the files and photographs of BCCD say about its splits, by the names that the card's template uses.
+
+    `shown`: of each split, `files`, `matched`, `photographs`, `worst` (match error); `exceptions`: every file or
+    photograph that is not where the publisher's split puts it, a sentence each; `overlaps`; `leaks`, those between
+    TRAIN and TEST; `leaked`, the photographs of TEST among them, and `leaked_files`, their files in `test`;
+    `doubtful`, the rows of `label_review.csv` with their splits.
+    """
+    side = dict.fromkeys(registration.train, "train") | dict.fromkeys(registration.test, "test")
+    shown, files_of, exceptions, stray = {}, {}, [], 0
+    for split in _AUGMENTED:
+        if split not in dataset:
+            continue
+        names, photographs, errors = _matched(dataset[split])
+        files_of[split] = defaultdict(list)
+        for name, photograph in zip(names, photographs, strict=True):
+            files_of[split][photograph].append(name)
+        unmatched = files_of[split].pop(None, [])
+        shown[split] = {
+            "files": len(names),
+            "matched": len(names) - len(unmatched),
+            "photographs": len(files_of[split]),
+            "worst": max((error for error in errors if error is not None), default=0.0),
+        }
+        exceptions += [f"`{name}` shows no photograph of its class." for name in unmatched]
+        expected = "test" if split.startswith("test") else "train"
+        for photograph, paths in files_of[split].items():
+            if side[photograph] != expected:
+                stray += len(paths)
+                exceptions += [f"`{path}` shows {photograph}, of {side[photograph].upper()}'s side." for path in paths]
+    for photograph, paths in sorted(files_of["test_simple"].items()):
+        if len(paths) > 1:
+            twice = " and ".join(f"`{path}`" for path in sorted(paths))
+            exceptions.append(f"{twice} both show {photograph}.")
+    usable = {name for name, label in registration.labels.items() if label in dataset["test"].features["label"].names}
+    for split in ("test", "test_simple"):
+        missing = sorted(set(registration.test) & usable - set(files_of[split]))
+        if split == "test" or "test_simple" in dataset:
+            exceptions += [f"No file of `{split}` shows {name}, which is on TEST's side." for name in missing]
+    held_out = set(files_of.get("validation", ()))
+
+    def place(name: str) -> str:
+        # The 3 basophils are on a side of the split, but in no class folder.
+        if name not in files_of["train"] and name not in held_out and name not in files_of["test"]:
+            return "–"
+        return "validation" if name in held_out else side[name]
+
+    overlaps, leaked = [], set()
+    for overlap in registration.overlaps:
+        pair = (overlap.first, overlap.second)
+        sides = [place(name) for name in pair]
+        leak = "test" in sides and bool({"train", "validation"} & set(sides))
+        leaked |= {name for name, where in zip(pair, sides, strict=True) if leak and where == "test"}
+        overlaps.append(
+            {
+                "first": overlap.first,
+                "second": overlap.second,
+                "labels": [registration.labels.get(name, "–") for name in pair],
+                "sides": sides,
+                "area": overlap.area,
+                "correlation": overlap.correlation,
+                "leak": leak,
+            }
+        )
+    doubtful = [row | {"split": place(row["photograph"])} for row in label_review()]
+    matched = sum(row["matched"] for row in shown.values())
+    return {
+        "shown": shown,
+        "photograph_counts": _photograph_counts(dataset, registration, files_of),
+        "side_sentence": (
+            f"Of {matched:,} files that show a photograph, {matched - stray:,} show one that the publisher's seeded "
+            "split (`train_test_split(test_size=0.2, random_state=10)`) puts on the side that their folder is named "
+            "after." + (" What is not as one would expect:" if exceptions else "")
+        ),
+        "exceptions": exceptions,
+        "photographs": len(registration.fields),
+        "overlaps": overlaps,
+        "leaks": [row for row in overlaps if row["leak"]],
+        "leaked": sorted(leaked),
+        "leaked_files": sum(len(files_of["test"][name]) for name in leaked),
+        "doubtful": doubtful,
+    }
+
+
+def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Registration) -> None:
+    """Draw the 40 files with the largest match errors beside their photographs: `folder/worst_matches.jpg`."""
+    rows = []
+    for split in _AUGMENTED:
+        if split in dataset:
+            _, _, errors = _matched(dataset[split])
+            rows += [(error, split, index) for index, error in enumerate(errors) if error is not None]
+    photographs = {}
+    for split in ("train_photographs", "validation_photographs", "test_photographs"):
+        if split in dataset:
+            part = dataset[split].cast_column("image", Image(decode=False))
+            photographs |= {row["photograph"]: row["image"]["bytes"] for row in part}
+    pairs = []
+    for _, split, index in sorted(rows, reverse=True)[:_WORST]:
+        row = dataset[split].cast_column("image", Image(decode=False))[index]
+        match = registration.matches[row["file_name"].removeprefix("bccd/")]
+        caption = row["file_name"].removeprefix("bccd/")
+        pairs.append((caption, row["image"]["bytes"], photographs[match.photograph], match))
+    contact_sheet(pairs).save(folder / "worst_matches.jpg", quality=90)
+
+
+def _matched(part) -> tuple[list[str], list[str | None], list[float | None]]:
+    """File name, photograph and match error of each row that BCCD has."""
+    origin = part["dataset"][:] if "dataset" in part.column_names else ["bccd"] * part.num_rows
+    rows = np.flatnonzero(np.array(origin) == "bccd")
+    columns = (part[column][:] for column in ("file_name", "photograph", "match_error"))
+    return tuple([column[k] for k in rows] for column in columns)
+
+
+def _counts_table(dataset: DatasetDict) -> str:
+    names = next(iter(dataset.values())).features["label"].names
+    lines = ["| | " + " | ".join(dataset) + " |", "| --- |" + " ---: |" * len(dataset)]
+    counts = {split: np.bincount(part["label"][:], minlength=len(names)) for split, part in dataset.items()}
+    for index, name in enumerate(names):
+        lines.append(f"| {name} | " + " | ".join(f"{counts[split][index]:,}" for split in dataset) + " |")
+    lines.append("| total | " + " | ".join(f"{part.num_rows:,}" for part in dataset.values()) + " |")
+    return "\n".join(lines)
+
+
+def _photograph_counts(dataset: DatasetDict, registration: Registration, files_of: dict) -> str:
+    """A table of the number of photographs of each class that each split shows."""
+    splits = list(files_of)
+    labels = sorted({registration.labels[name] for files in files_of.values() for name in files})
+    lines = ["| Photographs of | " + " | ".join(splits) + " |", "| --- |" + " ---: |" * len(splits)]
+    for label in labels:
+        counts = [sum(registration.labels[name] == label for name in files_of[split]) for split in splits]
+        lines.append(f"| {label} | " + " | ".join(map(str, counts)) + " |")
+    return "\n".join(lines)
