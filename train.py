@@ -10,15 +10,19 @@ The output folder holds the model as `from_pretrained` reads it, `test_results.j
 
 import json
 import logging
+import math
 import os
 import random
 import shlex
 import shutil
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -28,6 +32,7 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hub import dataset as hub_dataset
+from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, write_predictions
 from hub.metrics import WBCMetric, table_1
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
@@ -38,6 +43,42 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
+
+
+class PublisherAugmentation:
+    """A photograph of BCCD -> one of the files that its publisher could have made of it.
+
+    It is resized to 320 x 240 pixels, rotated by up to 20 degrees, shifted by up to 10 % of its sides, sheared by up
+    to 0.2 radians, all uniform, filled with black, flipped both ways by chance, and its grey levels are stretched to
+    end at 0 and 255: Keras' ImageDataGenerator with `save_to_dir`. The affine maps that `hub dataset build` finds for
+    TRAIN's 9,957 files lie within these bounds and reach them. Draws from torch's generator.
+    """
+
+    size = (320, 240)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        rotation, down, right, shear = (torch.rand(4, dtype=torch.float64) * 2 - 1).tolist()
+        rotation, shear = math.radians(20) * rotation, 0.2 * shear
+        width, height = self.size
+        sine, cosine = math.sin(rotation), math.cos(rotation)
+        # Keras' matrices, rows before columns, from a pixel of the result to its source, about the middle.
+        matrix = (
+            np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+            @ np.array([[1, 0, 0.1 * height * down], [0, 1, 0.1 * width * right], [0, 0, 1]])
+            @ np.array([[1, -math.sin(shear), 0], [0, math.cos(shear), 0], [0, 0, 1]])
+        )
+        middle = np.array([[1, 0, height / 2], [0, 1, width / 2], [0, 0, 1]])
+        (a, b, c), (d, e, f), _ = (middle @ matrix @ np.linalg.inv(middle)).tolist()
+        image = image.resize(self.size, Image.Resampling.BOX)
+        # Pillow's coefficients put columns before rows.
+        image = image.transform(self.size, Image.Transform.AFFINE, (e, d, f, b, a, c), Image.Resampling.BILINEAR)
+        for flip in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.FLIP_TOP_BOTTOM):
+            if torch.rand(()) < 0.5:
+                image = image.transpose(flip)
+        pixels = np.asarray(image, dtype=np.float32)
+        pixels = pixels - pixels.min()
+        return Image.fromarray(np.rint(pixels * (255 / max(1.0, pixels.max()))).astype(np.uint8))
+
 
 # What may be done to a training image. The paper rotates and flips, and changes neither scale nor colour, because the
 # size and the intensity of the nucleus tell the classes apart.
@@ -74,6 +115,20 @@ class DataArguments:
         metadata={
             "choices": list(AUGMENTATIONS),
             "help": "What happens to training images: 'paper' flips and rotates them, any angle.",
+        },
+    )
+    photographs: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to show, in place of each file of BCCD, the photograph that it was made from, augmented "
+            "afresh each time as the publisher did it, and not by --augment. Needs a dataset that knows them."
+        },
+    )
+    balanced: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to draw the training images evenly over datasets, then classes, then photographs, as far "
+            "as the dataset has these columns; an epoch draws as many as there are, with replacement."
         },
     )
 
@@ -174,15 +229,22 @@ class CellImages(torch.utils.data.Dataset):
 
     The augmentation of a row is a function of seed, epoch and row alone, so that a resumed run sees the same images
     whatever the number of worker processes.
+
+    With `photographs`, rows with a column `photograph`, the rows whose `photograph` is among these show it instead,
+    augmented by `PublisherAugmentation`.
     """
 
-    def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0):
+    def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0, photographs=None):
         self.dataset = dataset
         self.image_processor = image_processor
-        self.label_ids = label_ids
+        self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
         self.seed = seed
         self.epoch = 0
+        self.photographs = photographs
+        if photographs is not None:
+            row_of = {name: row for row, name in enumerate(photographs["photograph"][:])}
+            self.photograph_rows = [row_of.get(name) for name in dataset["photograph"][:]]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -191,14 +253,49 @@ class CellImages(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[index]
-        image: Image.Image = row["image"].convert("RGB")
-        if self.augment is not None:
+        augment = self.augment
+        if self.photographs is not None and self.photograph_rows[index] is not None:
+            image: Image.Image = self.photographs[self.photograph_rows[index]]["image"].convert("RGB")
+            augment = PublisherAugmentation()
+        else:
+            image = self.dataset[index]["image"].convert("RGB")
+        if augment is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63))
-                image = self.augment(image)
+                image = augment(image)
         pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixel_values, "labels": self.label_ids[row["label"]]}
+        return {"pixel_values": pixel_values, "labels": self.labels[index]}
+
+
+class BalancedSampler(torch.utils.data.Sampler):
+    """Draws rows with replacement: a dataset, a class of it, a photograph of that and a file of that, each evenly.
+
+    What a row lacks (`dataset`, `photograph`) is passed over. The rows drawn are a function of seed and epoch.
+    """
+
+    def __init__(self, images: CellImages):
+        self.images = images
+        rows = images.dataset
+        columns = [rows[name][:] for name in ("dataset", "label", "photograph") if name in rows.column_names]
+        # From the dataset down to the row; an unknown photograph is one of its own.
+        paths = [
+            (*(("row", row) if value is None else value for value in values), row)
+            for row, values in enumerate(zip(*columns, strict=True))
+        ]
+        choices: dict[tuple, set] = defaultdict(set)
+        for path in paths:
+            for depth, choice in enumerate(path):
+                choices[path[:depth]].add(choice)
+        shares = [math.prod(1 / len(choices[path[:depth]]) for depth in range(len(path))) for path in paths]
+        self.weights = torch.tensor(shares, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(random.Random(f"{self.images.seed} {self.images.epoch}").getrandbits(63))
+        yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
 
 
 class AugmentationEpoch(TrainerCallback):
@@ -214,12 +311,18 @@ class AugmentationEpoch(TrainerCallback):
 class WBCTrainer(Trainer):
     """Trainer that logs the parts of the loss, stops at a NaN and never leaves half a checkpoint."""
 
-    def __init__(self, *args, memory_format=torch.contiguous_format, **kwargs):
+    def __init__(self, *args, memory_format=torch.contiguous_format, balanced: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
         self.memory_format = memory_format
+        self.balanced = balanced
         # Sums of cross entropy, centre loss, active fraction and accuracy over the steps since the last line of log.
         self.sums = torch.zeros(4, device=self.args.device)
         self.steps = 0
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.balanced:
+            return BalancedSampler(self.train_dataset)
+        return super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self.memory_format)
@@ -369,14 +472,19 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def evaluate_split(trainer: WBCTrainer, dataset: CellImages, names: list[str], split: str) -> dict:
-    """Metrics of one split, also written to `<split>_results.json`."""
-    output = trainer.predict(dataset, metric_key_prefix=split)
+def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], split: str, seen_fields: set) -> dict:
+    """Figures of one split, also written to `<split>_results.json`, and its predictions, `<split>_predictions.csv`."""
+    output = trainer.predict(images, metric_key_prefix=split)
+    columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
+    results |= evaluate_logits(output.predictions, output.label_ids, names, columns, seen_fields)
     if trainer.is_world_process_zero():
-        path = Path(trainer.args.output_dir, f"{split}_results.json")
-        write_json(path, results | {"label_names": names, "num_images": len(dataset)})
-        print(f"\n{split}: {len(dataset)} images\n{table_1(results, names)}")
+        folder = Path(trainer.args.output_dir)
+        write_json(folder / f"{split}_results.json", results)
+        write_predictions(folder / f"{split}_predictions.csv", output.predictions, output.label_ids, names, columns)
+        print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
+        for part in results["subsets"].values():
+            print(f"\n{split}, {part['title']}: {part['num_images']} images\n{table_1(part, part['label_names'])}")
     return results
 
 
@@ -401,6 +509,12 @@ def main(arguments: list[str] | None = None) -> None:
         raise TrainingError(
             f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
         )
+    if data_args.photographs and "train_photographs" not in dataset:
+        raise TrainingError(
+            f"--photographs needs a dataset with a split train_photographs; {data_args.dataset_name or 'drawn cells'} "
+            f"has only {', '.join(dataset)}. `python -m hub dataset build bccd` makes one where it finds the "
+            "photographs."
+        )
     names = dataset[needed[0]].features["label"].names
     model = load_model(model_args, base_weights(model_args, data_args), names, args.do_train)
     image_processor = whole_field_processor(model.config)
@@ -410,8 +524,8 @@ def main(arguments: list[str] | None = None) -> None:
     label_ids = [model.config.label2id[name] for name in names]
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
 
-    def images(split: str, augment: str = "none") -> CellImages:
-        return CellImages(dataset[split], image_processor, label_ids, AUGMENTATIONS[augment], args.seed)
+    def images(split: str, augment: str = "none", photographs=None) -> CellImages:
+        return CellImages(dataset[split], image_processor, label_ids, AUGMENTATIONS[augment], args.seed, photographs)
 
     metric = WBCMetric(keep_in_memory=True)
     if "validation" in dataset and args.do_train and args.do_eval and args.eval_strategy == IntervalStrategy.NO:
@@ -420,7 +534,11 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = WBCTrainer(
         model=model,
         args=args,
-        train_dataset=images("train", data_args.augment) if args.do_train else None,
+        train_dataset=(
+            images("train", data_args.augment, dataset["train_photographs"] if data_args.photographs else None)
+            if args.do_train
+            else None
+        ),
         eval_dataset=images("validation") if "validation" in dataset else None,
         processing_class=image_processor,
         compute_metrics=lambda output: metric.compute(
@@ -428,6 +546,7 @@ def main(arguments: list[str] | None = None) -> None:
         ),
         optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
         memory_format=memory_format,
+        balanced=data_args.balanced,
     )
 
     if args.do_train:
@@ -440,9 +559,11 @@ def main(arguments: list[str] | None = None) -> None:
                 metrics |= describe_training(trainer, model_args, data_args, metrics["train_runtime"])
                 write_json(Path(args.output_dir, "train_results.json"), metrics)
     if args.do_eval:
-        results = evaluate_split(trainer, images("test"), names, "test")
-        if "test_simple" in dataset:
-            evaluate_split(trainer, images("test_simple"), names, "test_simple")
+        has_fields = "train" in dataset and "field" in dataset["train"].column_names
+        seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
+        for split in ("validation", "test_photographs", "test_simple", "test"):
+            if split in dataset:
+                results = evaluate_split(trainer, images(split), names, split, seen_fields)
         if trainer.is_world_process_zero():
             write_report(args.output_dir, dataset, data_args.dataset_name, results, names)
 
@@ -462,7 +583,9 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Loss": f"cross entropy + {config.center_loss_weight} x hard-mined centre loss (mining {config.mining}, "
             f"margin {config.center_loss_margin}, alpha {config.center_loss_alpha})",
             "Label smoothing": args.label_smoothing_factor,
-            "Augmentation": data_args.augment,
+            "Augmentation": data_args.augment
+            + (", of BCCD its photographs afresh as the publisher did it" if data_args.photographs else ""),
+            "Sampling": "evenly over data sets, classes and photographs" if data_args.balanced else "every image once",
             "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
             "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
             "Batch": batch,

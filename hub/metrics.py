@@ -502,18 +502,18 @@ def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
 def _table_row(title: str, results: dict, names: dict[str, str], paper: dict[str, int], support: int) -> list[str]:
     cells = [title]
     for figure in _FIGURES:
-        cells += [_percent(results, names[figure]), str(paper.get(figure, "-"))]
+        cells += [format_percent(results, names[figure]), str(paper.get(figure, "-"))]
     return [*cells, str(support)]
 
 
 def _accuracy_line(results: dict, label_names: Sequence[str]) -> str:
     paper = PAPER_ACCURACY if _papers_classes(label_names) else "-"
-    line = f"Accuracy (%): {_percent(results, 'accuracy')}, paper {paper}"
+    line = f"Accuracy (%): {format_percent(results, 'accuracy')}, paper {paper}"
     if "photograph_accuracy" in results:
         line += f"; by majority in each of {results['num_photographs']:,} photographs: "
-        line += _percent(results, "photograph_accuracy")
+        line += format_percent(results, "photograph_accuracy")
     if "expected_calibration_error" in results:
-        line += f"; expected calibration error (%): {_percent(results, 'expected_calibration_error')}"
+        line += f"; expected calibration error (%): {format_percent(results, 'expected_calibration_error')}"
     return line
 
 
@@ -521,7 +521,8 @@ def _papers_classes(label_names: Sequence[str]) -> bool:
     return {name.lower() for name in label_names} == PAPER_TABLE_1.keys() - {"average"}
 
 
-def _percent(results: dict, name: str) -> str:
+def format_percent(results: dict, name: str) -> str:
+    """The figure `name` of what `WBCMetric` returns, in percent and with its interval where there is one."""
     text = f"{100 * results[name]:.1f}"
     if name in results.get("intervals", {}):
         low, high = results["intervals"][name]

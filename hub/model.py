@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .metrics import markdown_table_1
+from .metrics import format_percent, markdown_table_1
 
 _TEMPLATE = Path(__file__).parent / "cards" / "model.md"
 _PLOTS = ("confusion_matrix.png", "learning_curves.png")
@@ -40,7 +40,7 @@ def write_card(
     Args:
         folder: An existing folder. `confusion_matrix.png` and `learning_curves.png` are shown where it holds them, so
             draw them first (`hub.plots`).
-        results: What `hub.metrics.WBCMetric.compute` returned for `split`.
+        results: What `hub.metrics.WBCMetric.compute` or `hub.evaluation.evaluate_logits` returned for `split`.
         label_names: The names it was given.
         dataset_name: A dataset's id on the Hub, which the metadata then link to, or any other name for the data.
         split: The split that `results` were measured on.
@@ -99,11 +99,21 @@ def write_card(
         bccd=bccd,
         table=markdown_table_1(results, label_names),
         n_images=sum(map(sum, results["confusion_matrix"])),
+        n_photographs=results.get("num_photographs"),
+        intervals="intervals" in results,
+        parts=[_part(part) for part in results.get("subsets", {}).values()],
         plots=[name for name in _PLOTS if (folder / name).is_file()],
     )
     path = folder / "README.md"
     card.save(path)
     return path
+
+
+def _part(part: dict) -> list[str]:
+    """Return the cells of one of the `subsets` of `hub.evaluation.evaluate_logits`."""
+    figures = ("accuracy", "macro_f1", "expected_calibration_error")
+    photographs = str(part.get("num_photographs", "–"))
+    return [part["title"], f"{part['num_images']:,}", photographs, *(format_percent(part, name) for name in figures)]
 
 
 def _cell(value: object) -> str:

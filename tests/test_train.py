@@ -1,8 +1,10 @@
 """train.py, run as its users run it: through its arguments, on drawn cells, with a tiny network."""
 
+import csv
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -19,7 +23,8 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 import train
 from hub import dataset as hub_dataset
-from hub.synthetic import drawn_cells
+from hub.photographs import PhotographIndex
+from hub.synthetic import draw_field, drawn_cells
 from modeling_wbc import WBCConfig, WBCForImageClassification
 
 ROOT = Path(__file__).parent.parent
@@ -294,3 +299,167 @@ def test_a_full_disk_costs_no_checkpoint(data, tiny, tmp_path):
         assert train.last_checkpoint(output).name == "checkpoint-4"
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+# --- Photographs and balance ---
+
+
+@pytest.fixture(scope="module")
+def blood(tmp_path_factory):
+    """A small data set of two labs: photographs with files made from them as BCCD's, and single cells."""
+    names = ("basophil", *hub_dataset.BCCD_CLASSES)
+    columns = hub_dataset.features(names, photographs=True, origin=True)
+    splits = {}
+    for split, first in {"train": 0, "test": 100}.items():
+        rows = []
+        photographs = []
+        for number in range(first, first + 8):
+            label, name = hub_dataset.BCCD_CLASSES[number % 4], f"photo {number}"
+            image = draw_field(label, seed=number, size=(160, 120))
+            known = {"label": label, "photograph": name, "field": name, "dataset": "bccd"}
+            photographs.append(known | {"image": image, "file_name": f"bccd/{name}.jpg"})
+            for copy in range(1 + number % 3):
+                torch.manual_seed(number)
+                file = train.PublisherAugmentation()(image)
+                rows.append(known | {"image": file, "file_name": f"bccd/{copy}_{number}.jpg", "match_error": 1.0})
+        for number in range(first, first + 6):
+            label = ("basophil", "monocyte", "neutrophil")[number % 3]
+            image = draw_field("monocyte", seed=500 + number, size=(60, 60))
+            rows.append({"label": label, "image": image, "file_name": f"pbc/{number}.jpg", "dataset": "pbc"})
+        for part, content in ((split, rows), (f"{split}_photographs", photographs)):
+            splits[part] = datasets.Dataset.from_dict(
+                {column: [row.get(column) for row in content] for column in columns}, features=columns
+            )
+    folder = tmp_path_factory.mktemp("blood") / "cells"
+    hub_dataset.save(datasets.DatasetDict(splits), folder)
+    return str(folder)
+
+
+def test_the_publishers_augmentation_stays_within_its_bounds_and_reaches_them():
+    """Its affine maps, found again as those of the published files are."""
+    photograph = draw_field("neutrophil", seed=1, size=(640, 480))
+    index = PhotographIndex({"p": np.asarray(photograph.convert("L").resize((320, 240), Image.Resampling.BOX))})
+    maps = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        file = train.PublisherAugmentation()(photograph)
+        assert file.size == (320, 240) and file.mode == "RGB"
+        assert (np.asarray(file).min(), np.asarray(file).max()) == (0, 255)
+        maps.append(index.find(np.asarray(file.convert("L"))).transform)
+    maps = np.array(maps)
+    linear, middle = maps[:, :, :2], np.array([159.5, 119.5])
+    flipped = np.linalg.det(linear) < 0
+    assert 15 < flipped.sum() < 45
+    # A shear by s shrinks by cos(s); it does not zoom.
+    area = np.abs(np.linalg.det(linear))
+    assert area.min() > 0.995 and 1.012 < area.max() < 1 / math.cos(0.2) + 0.005
+    # Rows are only rotated: y of the image of (1, 0), flips aside, tells by how much.
+    rotation = np.degrees(np.arcsin(np.abs(np.linalg.inv(linear)[:, 0, 1]).clip(0, 1)))
+    assert 15 < rotation.max() < 32
+    # The middle is carried away by 10 % of the sides at most, turned and sheared.
+    away = np.linalg.norm(linear @ middle + maps[:, :, 2] - middle, axis=1)
+    assert 20 < away.max() < 1.25 * math.hypot(32, 24)
+
+
+def test_the_photograph_is_shown_in_place_of_its_files(blood):
+    splits = hub_dataset.load(blood)
+    processor = train.whole_field_processor(WBCConfig(**TINY))
+    ids = list(range(5))
+    images = train.CellImages(
+        splits["train"], processor, ids, train.AUGMENTATIONS["paper"], 3, splits["train_photographs"]
+    )
+    frozen = train.CellImages(splits["train"], processor, ids, train.AUGMENTATIONS["paper"], 3)
+    labels = splits["train"]["label"][:]
+    for index, origin in enumerate(splits["train"]["dataset"][:]):
+        shown = {}
+        for epoch in (0, 1):
+            images.set_epoch(epoch)
+            frozen.set_epoch(epoch)
+            assert images[index]["labels"] == labels[index]
+            shown[epoch] = images[index]["pixel_values"]
+            # What has no photograph is augmented as ever.
+            assert torch.equal(shown[epoch], frozen[index]["pixel_values"]) == (origin == "pbc")
+        assert not torch.equal(shown[0], shown[1])
+    # One row's picture is the publisher's augmentation of its own photograph.
+    row = splits["train"]["photograph"].index("photo 2")
+    (photograph,) = (r["image"] for r in splits["train_photographs"] if r["photograph"] == "photo 2")
+    torch.manual_seed(random.Random(f"3 1 {row}").getrandbits(63))
+    expected = processor(train.PublisherAugmentation()(photograph.convert("RGB")), return_tensors="pt")
+    assert torch.equal(images[row]["pixel_values"], expected["pixel_values"][0])
+
+
+def test_balance_over_data_sets_classes_and_photographs(blood):
+    rows = hub_dataset.load(blood)["train"]
+    images = train.CellImages(rows, None, list(range(5)), seed=1)
+    sampler = train.BalancedSampler(images)
+    assert len(sampler) == len(list(sampler)) == len(rows)
+    drawn = []
+    for epoch in range(1000):
+        images.set_epoch(epoch)
+        drawn += list(sampler)
+    share = np.bincount(drawn, minlength=len(rows)) / len(drawn)
+    table = [(row["dataset"], row["label"], row["photograph"]) for row in rows.remove_columns("image")]
+
+    def total(*path):
+        return sum(share[k] for k, row in enumerate(table) if row[: len(path)] == path)
+
+    for origin in ("bccd", "pbc"):
+        classes = {label for name, label, _ in table if name == origin}
+        assert total(origin) == pytest.approx(1 / 2, abs=0.02)
+        for label in classes:
+            assert total(origin, label) == pytest.approx(1 / 2 / len(classes), abs=0.02)
+    # Photographs of a class are as likely as each other, whatever the number of their files.
+    for number in range(8):
+        path = next(row for row in table if row[2] == f"photo {number}")
+        assert total(*path) == pytest.approx(1 / 2 / 4 / 2, abs=0.01)
+    # Images without a photograph too, one by one.
+    assert [share[k] for k, row in enumerate(table) if row[0] == "pbc"] == pytest.approx([1 / 2 / 3 / 2] * 6, abs=0.01)
+
+
+def test_draws_depend_on_seed_and_epoch_alone(blood):
+    rows = hub_dataset.load(blood)["train"]
+
+    def draw(epoch, seed=0):
+        images = train.CellImages(rows, None, list(range(5)), seed=seed)
+        images.set_epoch(epoch)
+        return list(train.BalancedSampler(images))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2) and draw(1) != draw(1, seed=1)
+
+
+def test_a_balanced_run_on_photographs_resumes_and_tells_each_data_set(blood, tiny, tmp_path, capsys):
+    schedule = (
+        *("--do_train", "--do_eval", "--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1"),
+        *("--save_total_limit", "20", "--balanced", "--photographs"),
+    )
+    train.main(arguments(blood, tiny, tmp_path / "whole", *schedule))
+    printed = capsys.readouterr().out
+    # Each epoch has three steps; step 4 is the first of the second.
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
+    train.main(arguments(blood, tiny, tmp_path / "resumed", *schedule, "--resume_from_checkpoint"))
+    whole, resumed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "resumed"))
+    for name, weight in whole.items():
+        assert torch.equal(weight, resumed[name]), name
+
+    results = json.loads((tmp_path / "whole" / "test_results.json").read_text())
+    assert list(results["subsets"]) == ["bccd", "pbc", "bccd_4_classes", "pbc_3_classes"]
+    assert results["subsets"]["bccd"]["num_photographs"] == 8
+    assert len(results["subsets"]["bccd"]["label_names"]) == 5
+    assert results["subsets"]["bccd_4_classes"]["label_names"] == list(hub_dataset.BCCD_CLASSES)
+    low, high = results["subsets"]["bccd"]["intervals"]["accuracy"]
+    assert low <= results["subsets"]["bccd"]["accuracy"] <= high
+    assert "test, bccd, only the 4 classes that occur: " in printed
+    with open(tmp_path / "whole" / "test_predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == results["num_images"]
+    assert np.mean([row["label"] == row["prediction"] for row in rows]) == pytest.approx(results["accuracy"])
+    assert json.loads((tmp_path / "whole" / "test_photographs_results.json").read_text())["num_images"] == 8
+    card = (tmp_path / "whole" / "README.md").read_text()
+    assert "| bccd, only the 4 classes that occur |" in card and "95 % intervals" in card
+    assert "publisher" in card and "evenly" in card
+
+
+def test_a_data_set_without_photographs_is_named(data, tiny, tmp_path):
+    with pytest.raises(train.TrainingError, match="split train_photographs; .*has only train, test"):
+        train.main(["--do_train", "--photographs", *arguments(data, tiny, tmp_path / "out")])

@@ -1,0 +1,97 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from hub import evaluation
+from hub.evaluation import evaluate_logits, write_predictions
+from hub.metrics import WBCMetric, paired_bootstrap, table_1
+
+NAMES = ["basophil", "eosinophil", "neutrophil"]
+
+
+def case():
+    """Ten images: six of `bccd`, which has no basophil, of three photographs, and four of `pbc`."""
+    references = np.array([1, 1, 1, 1, 2, 2, 0, 0, 1, 2])
+    answers = np.array([1, 0, 1, 1, 2, 1, 0, 2, 1, 2])
+    logits = np.eye(3)[answers] * 4.0
+    logits[1] = [4, 3, 0]  # taken for a basophil, and for an eosinophil once that is out of the question
+    columns = {
+        "file_name": [f"{k}.png" for k in range(10)],
+        "dataset": ["bccd"] * 6 + ["pbc"] * 4,
+        "photograph": ["p", "p", "q", "q", "r", "r", None, None, None, None],
+        "field": ["p", "p", "q", "q", "q", "q", None, None, None, None],
+    }
+    return logits, references, columns
+
+
+@pytest.fixture
+def doubtful(monkeypatch):
+    monkeypatch.setattr(evaluation, "label_review", lambda: [{"photograph": "p"}, {"photograph": "elsewhere"}])
+
+
+def test_a_split_of_two_data_sets_is_told_in_parts(doubtful):
+    logits, references, columns = case()
+    results = evaluate_logits(logits, references, NAMES, columns, {"q", "unseen"})
+    assert results["num_images"] == 10 and results["accuracy"] == pytest.approx(7 / 10)
+    assert results["num_photographs"] == 3 + 4  # a file of unknown photograph is one of its own
+    assert results["label_names"] == NAMES
+    parts = results["subsets"]
+    assert list(parts) == ["bccd", "pbc", "bccd_2_classes", "bccd_without_doubtful_labels", "bccd_without_seen_fields"]
+    assert [part["num_images"] for part in parts.values()] == [6, 4, 6, 4, 2]
+    assert parts["bccd"]["accuracy"] == pytest.approx(4 / 6) and parts["pbc"]["accuracy"] == pytest.approx(3 / 4)
+    assert parts["bccd_2_classes"]["accuracy"] == pytest.approx(5 / 6)
+    assert parts["bccd_2_classes"]["label_names"] == ["eosinophil", "neutrophil"]
+    assert parts["bccd_2_classes"]["confusion_matrix"] == [[4, 0], [1, 1]]
+    assert parts["bccd_without_doubtful_labels"]["accuracy"] == pytest.approx(3 / 4)
+    assert parts["bccd_without_seen_fields"]["accuracy"] == pytest.approx(1 / 2)
+    assert "photograph_accuracy" in parts["bccd"] and "photograph_accuracy" not in parts["pbc"]
+    for part in [results, *parts.values()]:
+        assert {"accuracy", "macro_f1", "expected_calibration_error"} <= part["intervals"].keys()
+        assert table_1(part, part["label_names"])
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_a_split_of_one_data_set_has_no_part_of_its_name(doubtful):
+    logits, references, columns = case()
+    del columns["dataset"]
+    results = evaluate_logits(logits, references, NAMES, columns)
+    assert list(results["subsets"]) == ["without_doubtful_labels"]
+    assert results["subsets"]["without_doubtful_labels"]["num_images"] == 8
+    assert evaluate_logits(logits, references, NAMES, {})["subsets"] == {}
+
+
+def test_probabilities_are_the_softmax_of_the_logits():
+    logits, references, columns = case()
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    expected = WBCMetric().compute(
+        predictions=logits.argmax(1),
+        references=references,
+        label_names=NAMES,
+        photographs=columns["photograph"],
+        probabilities=probabilities,
+        intervals=True,
+    )
+    results = evaluate_logits(logits.astype(np.float32), references, NAMES, columns)
+    assert results["expected_calibration_error"] == pytest.approx(expected["expected_calibration_error"], abs=1e-6)
+    assert results["intervals"]["recall_eosinophil"] == expected["intervals"]["recall_eosinophil"]
+
+
+def test_written_predictions_can_be_compared(tmp_path):
+    logits, references, columns = case()
+    write_predictions(tmp_path / "first.csv", logits, references, NAMES, columns)
+    write_predictions(tmp_path / "second.csv", np.eye(3)[references], references, NAMES, columns)
+    tables = []
+    for name in ("first.csv", "second.csv"):
+        with open(tmp_path / name, newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    first, second = tables
+    assert first[1]["photograph"] == "p" and first[1]["label"] == "eosinophil" and first[1]["prediction"] == "basophil"
+    assert first[6]["photograph"] == "" and first[6]["dataset"] == "pbc"
+    assert sum(float(first[1][name]) for name in NAMES) == pytest.approx(1, abs=1e-4)
+    ids = [[NAMES.index(row["prediction"]) for row in table] for table in tables]
+    compared = paired_bootstrap(*ids, references, NAMES, photographs=[row["photograph"] or None for row in first])
+    assert compared["accuracy"]["difference"] == pytest.approx(-3 / 10)
+    write_predictions(tmp_path / "bare.csv", logits, references, NAMES, {})
+    assert (tmp_path / "bare.csv").read_text().splitlines()[0] == "label,prediction,basophil,eosinophil,neutrophil"
