@@ -1,0 +1,47 @@
+"""Seconds that intervals take: 2,000 resamples of splits as large as the TEST of BCCD and of PBC.
+
+python tests/benchmarks/benchmark_bootstrap.py
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hub.metrics import WBCMetric, paired_bootstrap
+
+
+def measure(images: int, classes: int, photographs: int | None) -> tuple[float, float]:
+    rng = np.random.default_rng(0)
+    shown = rng.integers(0, photographs or images, images)
+    references = shown % classes
+    first, second = (np.where(rng.random(images) < 0.8, references, rng.integers(0, classes, images)) for _ in "ab")
+    names = [f"class {number}" for number in range(classes)]
+    known = None if photographs is None else [f"photograph {number}" for number in shown]
+    start = time.perf_counter()
+    WBCMetric().compute(
+        predictions=first,
+        references=references,
+        label_names=names,
+        photographs=known,
+        probabilities=rng.dirichlet(np.ones(classes), images),
+        intervals=True,
+    )
+    middle = time.perf_counter()
+    paired_bootstrap(first, second, references, names, photographs=known)
+    return middle - start, time.perf_counter() - middle
+
+
+if __name__ == "__main__":
+    measure(100, 4, None)  # the first call pays for imports
+    print(f"{'split':<46} {'all figures':>12} {'paired':>8}")
+    for title, given in {
+        "2,487 images of 71 photographs, 4 classes": (2487, 4, 71),
+        "2,487 images, photographs unknown, 4 classes": (2487, 4, None),
+        "1,710 images, photographs unknown, 8 classes": (1710, 8, None),
+    }.items():
+        figures, paired = measure(*given)
+        print(f"{title:<46} {figures:>10.2f} s {paired:>6.2f} s")
