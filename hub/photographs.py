@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 SIZE = (320, 240)
 
 # Mean difference in grey levels above which a file shows none of the photographs. Of BCCD's 12,515 files none is
-# above 3 with its own photograph, and unrelated photographs differ by more than 10.
+# above 3 with its own photograph, and unrelated photographs differ by 15 or more.
 MAX_MATCH_ERROR = 6.0
 # Pearson correlation of the common part above which two photographs overlap. Of BCCD's 67,161 pairs, those that do
 # are above 0.88, and no other is above 0.83.
@@ -225,17 +225,14 @@ def register(
         cache: A JSON file of what was found before; read if it is there, and written after every step and when the
             work is interrupted. What it holds of other photographs, or of a file with other content, is not used.
     """
-    checksum = digest(photographs)
-    known = _read_cache(cache, checksum)
+    known = _read_cache(cache, digest({**photographs, "labels": json.dumps(dict(labels)).encode()}))
     grey_photographs = {name: grey(content) for name, content in photographs.items()}
     if known["overlaps"] is None:
         known["overlaps"] = [astuple(overlap) for overlap in find_overlaps(grey_photographs)]
         _write_cache(cache, known)
     overlaps = [Overlap(first, second, tuple(shift), *rest) for first, second, shift, *rest in known["overlaps"]]
 
-    checksums = {
-        name: f"{zlib.crc32(content, zlib.crc32(label.encode())):08x}" for name, (content, label) in files.items()
-    }
+    checksums = {name: digest({label: content}) for name, (content, label) in files.items()}
     new = [name for name in files if known["files"].get(name, [None])[0] != checksums[name]]
     if new:
         index = {
