@@ -32,8 +32,8 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hub import dataset as hub_dataset
-from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, write_predictions
-from hub.metrics import WBCMetric, table_1
+from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_predictions
+from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCModel, whole_field_processor
@@ -483,8 +483,8 @@ def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], sp
         write_json(folder / f"{split}_results.json", results)
         write_predictions(folder / f"{split}_predictions.csv", output.predictions, output.label_ids, names, columns)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
-        for part in results["subsets"].values():
-            print(f"\n{split}, {part['title']}: {part['num_images']} images\n{table_1(part, part['label_names'])}")
+        if results["subsets"]:
+            print(f"\n{split}, in parts\n{text_table(parts_rows(results))}")
     return results
 
 

@@ -416,20 +416,15 @@ def class_counts(dataset: Dataset) -> dict[str, int]:
     return {name: counts[index] for index, name in enumerate(dataset.features["label"].names)}
 
 
-def counts_table(dataset: DatasetDict) -> str:
-    """An aligned text table of the number of images: a row a class and their total, a column a split."""
+def counts_rows(dataset: DatasetDict) -> list[list[str]]:
+    """The number of images as the rows of a table: a head, a row a class and their total; a column a split."""
     counts = {split: class_counts(part) for split, part in dataset.items()}
     names = list(next(iter(counts.values())))
-    rows = [["", *counts]]
-    rows += [[name, *(f"{counts[split][name]:,}" for split in counts)] for name in names]
-    rows += [["total", *(f"{part.num_rows:,}" for part in dataset.values())]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
+    return [
+        ["", *counts],
+        *([name, *(f"{counts[split][name]:,}" for split in counts)] for name in names),
+        ["total", *(f"{part.num_rows:,}" for part in dataset.values())],
+    ]
 
 
 def bccd_differences(dataset: DatasetDict) -> list[str]:
@@ -815,6 +810,7 @@ def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         parser.error("one of the arguments --source --download is required")
     check_output(args.output)
     from hub.dataset_card import findings, write_card, write_contact_sheet
+    from hub.metrics import text_table
 
     registration = None
     if args.name == "blood8":
@@ -833,7 +829,7 @@ def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
             write_contact_sheet(folder, dataset, registration)
 
     save(dataset, args.output, finish)
-    print(counts_table(dataset))
+    print(text_table(counts_rows(dataset)))
     if registration:
         found = findings(dataset, registration)
         for split, row in found["shown"].items():

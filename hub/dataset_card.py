@@ -7,7 +7,8 @@ import numpy as np
 from datasets import DatasetDict, Image
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from hub.dataset import label_review
+from hub.dataset import counts_rows, label_review
+from hub.metrics import markdown_table
 from hub.photographs import Registration, contact_sheet
 
 _TEMPLATE = Path(__file__).parent / "cards" / "dataset.md"
@@ -49,7 +50,7 @@ def write_card(
         bccd=bccd,
         pbc=pbc,
         columns_of_photographs=bccd,
-        counts=_counts_table(dataset),
+        counts=markdown_table(counts_rows(dataset)),
         command=command,
         found=registration is not None,
         **(findings(dataset, registration) if registration else {}),
@@ -62,8 +63,8 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
 
     `shown`: of each split, `files`, `matched`, `photographs`, `worst` (match error); `exceptions`: every file or
     photograph that is not where the publisher's split puts it, a sentence each; `overlaps`; `leaks`, those between
-    TRAIN and TEST; `leaked`, the photographs of TEST among them, and `leaked_files`, their files in `test`;
-    `doubtful`, the rows of `label_review.csv` with their splits.
+    TRAIN and TEST; `leaked`, the photographs of TEST whose field TRAIN shows too, and `leaked_files`, their files in
+    `test`; `doubtful`, the rows of `label_review.csv` with their splits.
     """
     side = dict.fromkeys(registration.train, "train") | dict.fromkeys(registration.test, "test")
     shown, files_of, exceptions, stray = {}, {}, [], 0
@@ -104,12 +105,13 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
             return "–"
         return "validation" if name in held_out else side[name]
 
-    overlaps, leaked = [], set()
+    trained_on = {registration.fields[name] for name in [*files_of["train"], *held_out]}
+    leaked = sorted(name for name in files_of["test"] if registration.fields[name] in trained_on)
+    overlaps = []
     for overlap in registration.overlaps:
         pair = (overlap.first, overlap.second)
         sides = [place(name) for name in pair]
         leak = "test" in sides and bool({"train", "validation"} & set(sides))
-        leaked |= {name for name, where in zip(pair, sides, strict=True) if leak and where == "test"}
         overlaps.append(
             {
                 "first": overlap.first,
@@ -125,7 +127,7 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
     matched = sum(row["matched"] for row in shown.values())
     return {
         "shown": shown,
-        "photograph_counts": _photograph_counts(dataset, registration, files_of),
+        "photograph_counts": _photograph_counts(registration, files_of),
         "side_sentence": (
             f"Of {matched:,} files that show a photograph, {matched - stray:,} show one that the publisher's seeded "
             "split (`train_test_split(test_size=0.2, random_state=10)`) puts on the side that their folder is named "
@@ -135,7 +137,7 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
         "photographs": len(registration.fields),
         "overlaps": overlaps,
         "leaks": [row for row in overlaps if row["leak"]],
-        "leaked": sorted(leaked),
+        "leaked": leaked,
         "leaked_files": sum(len(files_of["test"][name]) for name in leaked),
         "doubtful": doubtful,
     }
@@ -170,22 +172,11 @@ def _matched(part) -> tuple[list[str], list[str | None], list[float | None]]:
     return tuple([column[k] for k in rows] for column in columns)
 
 
-def _counts_table(dataset: DatasetDict) -> str:
-    names = next(iter(dataset.values())).features["label"].names
-    lines = ["| | " + " | ".join(dataset) + " |", "| --- |" + " ---: |" * len(dataset)]
-    counts = {split: np.bincount(part["label"][:], minlength=len(names)) for split, part in dataset.items()}
-    for index, name in enumerate(names):
-        lines.append(f"| {name} | " + " | ".join(f"{counts[split][index]:,}" for split in dataset) + " |")
-    lines.append("| total | " + " | ".join(f"{part.num_rows:,}" for part in dataset.values()) + " |")
-    return "\n".join(lines)
-
-
-def _photograph_counts(dataset: DatasetDict, registration: Registration, files_of: dict) -> str:
+def _photograph_counts(registration: Registration, files_of: dict) -> str:
     """A table of the number of photographs of each class that each split shows."""
-    splits = list(files_of)
     labels = sorted({registration.labels[name] for files in files_of.values() for name in files})
-    lines = ["| Photographs of | " + " | ".join(splits) + " |", "| --- |" + " ---: |" * len(splits)]
+    rows = [["Photographs of", *files_of]]
     for label in labels:
-        counts = [sum(registration.labels[name] == label for name in files_of[split]) for split in splits]
-        lines.append(f"| {label} | " + " | ".join(map(str, counts)) + " |")
-    return "\n".join(lines)
+        shown = ([name for name in files if registration.labels[name] == label] for files in files_of.values())
+        rows.append([label, *(str(len(names)) for names in shown)])
+    return markdown_table(rows)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hub.dataset import label_review
-from hub.metrics import WBCMetric
+from hub.metrics import WBCMetric, format_percent
 
 # The columns of a data set that say which image a row is.
 KNOWN_COLUMNS = ("file_name", "dataset", "photograph", "field")
@@ -98,6 +98,15 @@ def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_
                 if 0 < len(rows) < len(whole):
                     found.append((prefix + name, of + title, rows, every_class))
     return found
+
+
+def parts_rows(results: dict) -> list[list[str]]:
+    """The `subsets` of what `evaluate_logits` returns as the rows of a table, the first one the head."""
+    rows = [["Images", "Number", "Photographs", "Accuracy (%)", "Macro F1 (%)", "Calibration error (%)"]]
+    for part in results["subsets"].values():
+        figures = (format_percent(part, name) for name in ("accuracy", "macro_f1", "expected_calibration_error"))
+        rows.append([part["title"], f"{part['num_images']:,}", str(part.get("num_photographs", "–")), *figures])
+    return rows
 
 
 def write_predictions(

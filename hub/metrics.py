@@ -461,25 +461,32 @@ def table_1(results: dict, label_names: Sequence[str]) -> str:
     Raises:
         ValueError: label_names are not those of the results.
     """
-    rows = _table_rows(results, label_names)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        first, *rest = (
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *rest)))
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], "", _accuracy_line(results, label_names)])
+    head, *body, average = text_table(_table_rows(results, label_names)).splitlines()
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *body, rule, average, "", _accuracy_line(results, label_names)])
 
 
 def markdown_table_1(results: dict, label_names: Sequence[str]) -> str:
     """Like `table_1`, as a Markdown table."""
-    rows = _table_rows(results, label_names)
+    return f"{markdown_table(_table_rows(results, label_names))}\n\n{_accuracy_line(results, label_names)}"
+
+
+def text_table(rows: Sequence[Sequence[str]]) -> str:
+    """Align the cells of rows of equal length: the first of each row to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Like `text_table`, as a Markdown table whose head is the first row."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    rule = "| --- |" + " ---: |" * (len(rows[0]) - 1)
-    return "\n".join([head, rule, *body, "", _accuracy_line(results, label_names)])
+    return "\n".join([head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body])
 
 
 def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .metrics import format_percent, markdown_table_1
+from .evaluation import parts_rows
+from .metrics import markdown_table, markdown_table_1
 
 _TEMPLATE = Path(__file__).parent / "cards" / "model.md"
 _PLOTS = ("confusion_matrix.png", "learning_curves.png")
@@ -101,19 +102,12 @@ def write_card(
         n_images=sum(map(sum, results["confusion_matrix"])),
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
-        parts=[_part(part) for part in results.get("subsets", {}).values()],
+        parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
         plots=[name for name in _PLOTS if (folder / name).is_file()],
     )
     path = folder / "README.md"
     card.save(path)
     return path
-
-
-def _part(part: dict) -> list[str]:
-    """Return the cells of one of the `subsets` of `hub.evaluation.evaluate_logits`."""
-    figures = ("accuracy", "macro_f1", "expected_calibration_error")
-    photographs = str(part.get("num_photographs", "–"))
-    return [part["title"], f"{part['num_images']:,}", photographs, *(format_percent(part, name) for name in figures)]
 
 
 def _cell(value: object) -> str:

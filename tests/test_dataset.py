@@ -23,6 +23,7 @@ from PIL import Image, ImageFile
 
 from hub import dataset as ds
 from hub.__main__ import main
+from hub.metrics import text_table
 
 ROOT = Path(__file__).resolve().parents[1]
 BCCD_COUNTS = {"TRAIN": 3, "TEST": 2, "TEST_SIMPLE": 1}
@@ -198,7 +199,7 @@ def test_shared_classes_of_bccd_and_pbc_have_one_name():
 
 def test_counts_table_is_aligned_and_differences_are_named(bccd):
     dataset = build(bccd)
-    lines = ds.counts_table(dataset).splitlines()
+    lines = text_table(ds.counts_rows(dataset)).splitlines()
     assert lines[0].split() == ["train", "test", "test_simple"]
     assert lines[1].split() == ["eosinophil", "3", "2", "1"] and lines[-1].split() == ["total", "12", "8", "4"]
     assert len({len(line) for line in lines}) == 1
