@@ -855,8 +855,8 @@ def _run_review(args: argparse.Namespace) -> None:
     if not rows:
         raise DatasetError(f"{args.source} holds no folder Original_Images (or JPEGImages) with labels.csv")
     photographs = {name: row["image"]["bytes"] for name, row in rows.items()}
-    labels = {name: label for name, label in labels.items() if label in BCCD_CLASSES}
     registration = register({}, photographs, labels, args.source / "photographs.json")
+    labels = {name: label for name, label in labels.items() if label in BCCD_CLASSES}
     try:
         judgements = review(photographs, labels, registration.fields, args.source / "Annotations")
     except ValueError as error:

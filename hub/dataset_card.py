@@ -1,13 +1,14 @@
 """The data set repository: its card, which says what was found out about the photographs."""
 
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict, Image
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from hub.dataset import counts_rows, label_review
+from hub.dataset import BCCD_CLASSES, counts_rows, label_review
 from hub.metrics import markdown_table
 from hub.photographs import Registration, contact_sheet
 
@@ -69,65 +70,55 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
     side = dict.fromkeys(registration.train, "train") | dict.fromkeys(registration.test, "test")
     shown, files_of, exceptions, stray = {}, {}, [], 0
     for split in _AUGMENTED:
-        if split not in dataset:
+        if split not in dataset:  # As validation is, where there are too few photographs to hold any out.
+            files_of[split] = {}
             continue
         names, photographs, errors = _matched(dataset[split])
-        files_of[split] = defaultdict(list)
+        files = defaultdict(list)
         for name, photograph in zip(names, photographs, strict=True):
-            files_of[split][photograph].append(name)
-        unmatched = files_of[split].pop(None, [])
+            files[photograph].append(name)
+        unmatched = files.pop(None, [])
+        files_of[split] = files
         shown[split] = {
             "files": len(names),
             "matched": len(names) - len(unmatched),
-            "photographs": len(files_of[split]),
+            "photographs": len(files),
             "worst": max((error for error in errors if error is not None), default=0.0),
         }
         exceptions += [f"`{name}` shows no photograph of its class." for name in unmatched]
         expected = "test" if split.startswith("test") else "train"
-        for photograph, paths in files_of[split].items():
+        for photograph, paths in files.items():
             if side[photograph] != expected:
                 stray += len(paths)
                 exceptions += [f"`{path}` shows {photograph}, of {side[photograph].upper()}'s side." for path in paths]
     for photograph, paths in sorted(files_of["test_simple"].items()):
         if len(paths) > 1:
-            twice = " and ".join(f"`{path}`" for path in sorted(paths))
-            exceptions.append(f"{twice} both show {photograph}.")
-    usable = {name for name, label in registration.labels.items() if label in dataset["test"].features["label"].names}
+            exceptions.append(f"{' and '.join(f'`{path}`' for path in sorted(paths))} both show {photograph}.")
+    of_a_class = {name for name in registration.test if registration.labels[name] in BCCD_CLASSES}
     for split in ("test", "test_simple"):
-        missing = sorted(set(registration.test) & usable - set(files_of[split]))
-        if split == "test" or "test_simple" in dataset:
-            exceptions += [f"No file of `{split}` shows {name}, which is on TEST's side." for name in missing]
-    held_out = set(files_of.get("validation", ()))
+        missing = sorted(of_a_class - set(files_of[split]))
+        exceptions += [f"No file of `{split}` shows {name}, which is on TEST's side." for name in missing]
 
-    def place(name: str) -> str:
-        # The 3 basophils are on a side of the split, but in no class folder.
-        if name not in files_of["train"] and name not in held_out and name not in files_of["test"]:
-            return "–"
-        return "validation" if name in held_out else side[name]
-
-    trained_on = {registration.fields[name] for name in [*files_of["train"], *held_out]}
-    leaked = sorted(name for name in files_of["test"] if registration.fields[name] in trained_on)
+    # Where the files of a photograph are; the 3 basophils and those with two labels have none.
+    split_of = {name: split for split in ("test", "validation", "train") for name in files_of[split]}
     overlaps = []
     for overlap in registration.overlaps:
         pair = (overlap.first, overlap.second)
-        sides = [place(name) for name in pair]
-        leak = "test" in sides and bool({"train", "validation"} & set(sides))
+        sides = [split_of.get(name, "–") for name in pair]
         overlaps.append(
-            {
-                "first": overlap.first,
-                "second": overlap.second,
+            asdict(overlap)
+            | {
                 "labels": [registration.labels.get(name, "–") for name in pair],
                 "sides": sides,
-                "area": overlap.area,
-                "correlation": overlap.correlation,
-                "leak": leak,
+                "leak": "test" in sides and bool({"train", "validation"} & set(sides)),
             }
         )
-    doubtful = [row | {"split": place(row["photograph"])} for row in label_review()]
+    fields_of_train = {registration.fields[name] for split in ("train", "validation") for name in files_of[split]}
+    leaked = sorted(name for name in files_of["test"] if registration.fields[name] in fields_of_train)
     matched = sum(row["matched"] for row in shown.values())
     return {
         "shown": shown,
-        "photograph_counts": _photograph_counts(registration, files_of),
+        "photograph_counts": _photograph_counts(registration, {split: files_of[split] for split in shown}),
         "side_sentence": (
             f"Of {matched:,} files that show a photograph, {matched - stray:,} show one that the publisher's seeded "
             "split (`train_test_split(test_size=0.2, random_state=10)`) puts on the side that their folder is named "
@@ -139,12 +130,12 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
         "leaks": [row for row in overlaps if row["leak"]],
         "leaked": leaked,
         "leaked_files": sum(len(files_of["test"][name]) for name in leaked),
-        "doubtful": doubtful,
+        "doubtful": [row | {"split": split_of.get(row["photograph"], "–")} for row in label_review()],
     }
 
 
 def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Registration) -> None:
-    """Draw the 40 files with the largest match errors beside their photographs: `folder/worst_matches.jpg`."""
+    """Draw the 40 files with the largest match errors, `folder/worst_matches.jpg`, each beside its photograph."""
     rows = []
     for split in _AUGMENTED:
         if split in dataset:
@@ -161,7 +152,8 @@ def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Regist
         match = registration.matches[row["file_name"].removeprefix("bccd/")]
         caption = row["file_name"].removeprefix("bccd/")
         pairs.append((caption, row["image"]["bytes"], photographs[match.photograph], match))
-    contact_sheet(pairs).save(folder / "worst_matches.jpg", quality=90)
+    if pairs:
+        contact_sheet(pairs).save(folder / "worst_matches.jpg", quality=90)
 
 
 def _matched(part) -> tuple[list[str], list[str | None], list[float | None]]:

@@ -411,7 +411,7 @@ def voc_object(name, *box):
     return f"<object><name>{name}</name><bndbox>{sides}</bndbox></object>"
 
 
-def test_a_wrong_label_is_found(tmp_path, capsys):
+def test_a_wrong_label_is_found(tmp_path, capsys, monkeypatch):
     """Of 40 drawn cells, the two whose labels were swapped are what cross-validation is surest to be wrong."""
     (tmp_path / "Original_Images").mkdir()
     (tmp_path / "Annotations").mkdir()
@@ -429,6 +429,8 @@ def test_a_wrong_label_is_found(tmp_path, capsys):
         )
         rows.append((number, label.upper()))
     rows[6:8] = (6, "LYMPHOCYTE"), (7, "EOSINOPHIL")
+    draw_field("neutrophil", seed=40, size=(640, 480)).save(tmp_path / "Original_Images" / "BloodImage_00040.jpg")
+    rows.append((40, "BASOPHIL"))  # no class folder has it, so it is not judged
     lines = [",Image,Category", *(f",{number},{label}" for number, label in rows)]
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     assert main(["dataset", "review", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 0
@@ -438,6 +440,12 @@ def test_a_wrong_label_is_found(tmp_path, capsys):
     assert {row["photograph"] for row in judgements[:2]} == {"BloodImage_00006", "BloodImage_00007"}
     assert all(row["label"] != row["predicted"] and float(row["confidence"]) > 0.5 for row in judgements[:2])
     assert min(Image.open(tmp_path / "out" / "wrong.png").size) > 150
+    # The table beside the source is the one that a build makes and needs.
+    photographs, labels = ds._find_photographs(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ph, "find_overlaps", lambda *arguments: pytest.fail("looked up again"))
+        contents = {name: row["image"]["bytes"] for name, row in photographs.items()}
+        ph.register({}, contents, labels, tmp_path / "photographs.json")
     assert main(["dataset", "review", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     (tmp_path / "Annotations" / "BloodImage_00003.xml").write_text("<annotation>")
     assert main(["dataset", "review", "--source", str(tmp_path), "--output", str(tmp_path / "again")]) == 1
