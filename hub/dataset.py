@@ -24,7 +24,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -185,7 +185,6 @@ def _bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dic
         labels,
         cache / "photographs.json",
     )
-    held_out = validation_photographs(registration, seed)
     for row in rows.values():
         match = registration.matches[row["file_name"]]
         if match is None:
@@ -196,15 +195,16 @@ def _bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dic
                 "field": registration.fields[match.photograph],
                 "match_error": match.error,
             }
-    splits |= {
+    # The sides are what the files show, not what the publisher's split should have given.
+    train, test, test_simple = ({row.get("photograph") for row in splits[split]} - {None} for split in BCCD_SPLITS)
+    test |= test_simple
+    held_out = validation_photographs(train, test, labels, registration.fields, seed)
+    sides = {"train": train - held_out - test, "validation": held_out, "test": test}
+    in_order = {
         "train": [row for row in splits["train"] if row.get("photograph") not in held_out],
         "validation": [row for row in splits["train"] if row.get("photograph") in held_out],
-    }
-    in_order = {split: splits[split] for split in ("train", "validation", "test", "test_simple")}
-    sides = {
-        "train": set(registration.train) - held_out,
-        "validation": held_out,
-        "test": set(registration.test),
+        "test": splits["test"],
+        "test_simple": splits["test_simple"],
     }
     for split, side in sides.items():
         in_order[f"{split}_photographs"] = [
@@ -251,24 +251,36 @@ def _find_photographs(source: Path) -> tuple[dict[str, dict], dict[str, str]]:
     return photographs, labels
 
 
-def validation_photographs(registration: Registration, seed: int = 0, share: float = 0.15) -> set[str]:
-    """Choose `share` of the photographs of each class of BCCD's TRAIN, to validate on.
+def validation_photographs(
+    train: Iterable[str],
+    test: Iterable[str],
+    labels: Mapping[str, str],
+    fields: Mapping[str, str],
+    seed: int = 0,
+    share: float = 0.15,
+) -> set[str]:
+    """Choose `share` of the photographs of each class of `train`, to validate on.
 
-    Whole fields are taken, so that photographs that overlap stay on one side. A field that a photograph of TEST shows
-    a part of is never taken: what is validated on has nothing to do with TEST.
+    Whole fields are taken, so that photographs that overlap stay on one side. A field that a photograph of `test`
+    shows a part of is never taken: what is validated on has nothing to do with the test.
+
+    Args:
+        train, test: Names of the photographs on either side.
+        labels: The class of each.
+        fields: The field of each, as `hub.photographs.fields` gives it.
+        seed: Of the choice; the same seed gives the same photographs.
+        share: In [0, 1].
     """
     members: dict[str, list[str]] = {}
-    for name in registration.train:
-        if registration.labels[name] in BCCD_CLASSES:
-            members.setdefault(registration.fields[name], []).append(name)
-    counts = Counter(registration.labels[name] for names in members.values() for name in names)
+    for name in train:
+        members.setdefault(fields[name], []).append(name)
+    counts = Counter(labels[name] for names in members.values() for name in names)
     room = Counter({label: round(share * count) for label, count in counts.items()})
-    of_test = {registration.fields[name] for name in registration.test}
-    order = sorted(set(members) - of_test)
+    order = sorted(set(members) - {fields[name] for name in test})
     random.Random(seed).shuffle(order)
     chosen: set[str] = set()
     for field in order:
-        needed = Counter(registration.labels[name] for name in members[field])
+        needed = Counter(labels[name] for name in members[field])
         if needed <= room:
             room -= needed
             chosen.update(members[field])
