@@ -104,8 +104,13 @@ def parts_rows(results: dict) -> list[list[str]]:
     """The `subsets` of what `evaluate_logits` returns as the rows of a table, the first one the head."""
     rows = [["Images", "Number", "Photographs", "Accuracy (%)", "Macro F1 (%)", "Calibration error (%)"]]
     for part in results["subsets"].values():
-        figures = (format_percent(part, name) for name in ("accuracy", "macro_f1", "expected_calibration_error"))
-        rows.append([part["title"], f"{part['num_images']:,}", str(part.get("num_photographs", "–")), *figures])
+        accuracy, macro_f1, calibration_error = (
+            format_percent(part, name) for name in ("accuracy", "macro_f1", "expected_calibration_error")
+        )
+        if not all(map(sum, part["confusion_matrix"])):
+            macro_f1 = "–"  # Classes without an image count as 0 in it, which would say nothing of the others.
+        photographs = str(part.get("num_photographs", "–"))
+        rows.append([part["title"], f"{part['num_images']:,}", photographs, accuracy, macro_f1, calibration_error])
     return rows
 
 

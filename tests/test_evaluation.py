@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from hub import evaluation
-from hub.evaluation import evaluate_logits, write_predictions
+from hub.evaluation import evaluate_logits, parts_rows, write_predictions
 from hub.metrics import WBCMetric, paired_bootstrap, table_1
 
 NAMES = ["basophil", "eosinophil", "neutrophil"]
@@ -51,6 +51,11 @@ def test_a_split_of_two_data_sets_is_told_in_parts(doubtful):
         assert {"accuracy", "macro_f1", "expected_calibration_error"} <= part["intervals"].keys()
         assert table_1(part, part["label_names"])
     assert json.loads(json.dumps(results)) == results
+    head, *rows = parts_rows(results)
+    assert [row[1:3] for row in rows] == [["6", "3"], ["4", "–"], ["6", "3"], ["4", "2"], ["2", "1"]]
+    assert rows[0][3].startswith("66.7 (") and rows[2][3].startswith("83.3 (")
+    # A mean over classes needs images of all of them: bccd has no basophil.
+    assert [row[head.index("Macro F1 (%)")] == "–" for row in rows] == [True, False, False, True, True]
 
 
 def test_a_split_of_one_data_set_has_no_part_of_its_name(doubtful):
