@@ -834,16 +834,17 @@ def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
         for difference in bccd_differences(dataset):
             print(f"not as published: {difference}")
 
+    found = findings(dataset, registration) if registration else None
+
     def finish(folder: Path) -> None:
         command = f"python -m hub {shlex.join(sys.argv[1:])}"
-        write_card(folder, name=args.name, dataset=dataset, registration=registration, command=command)
+        write_card(folder, name=args.name, dataset=dataset, found=found, command=command)
         if registration:
             write_contact_sheet(folder, dataset, registration)
 
     save(dataset, args.output, finish)
     print(text_table(counts_rows(dataset)))
-    if registration:
-        found = findings(dataset, registration)
+    if found:
         for split, row in found["shown"].items():
             print(
                 f"{split}: {row['matched']:,} of {row['files']:,} files show {row['photographs']:,} photographs, "

@@ -22,18 +22,16 @@ _AUGMENTED = ("train", "validation", "test", "test_simple")
 _WORST = 40
 
 
-def write_card(
-    folder: Path, *, name: str, dataset: DatasetDict, registration: Registration | None, command: str
-) -> None:
+def write_card(folder: Path, *, name: str, dataset: DatasetDict, found: dict | None, command: str) -> None:
     """Write the card of a built data set, `folder/README.md`.
 
-    Every figure in it is counted in `dataset` or stands in `registration`.
+    Every figure in it is counted in `dataset` or stands in `found`.
 
     Args:
         folder: An existing folder.
         name: `bccd`, `pbc` or `blood8`.
         dataset: What was built.
-        registration: What `hub.photographs.register` found; None where photographs are unknown.
+        found: The `findings` about its photographs; None where these are unknown.
         command: The command that built it.
     """
     bccd, pbc = name != "pbc", name != "bccd"
@@ -53,8 +51,8 @@ def write_card(
         columns_of_photographs=bccd,
         counts=markdown_table(counts_rows(dataset)),
         command=command,
-        found=registration is not None,
-        **(findings(dataset, registration) if registration else {}),
+        found=found is not None,
+        **(found or {}),
     )
     card.save(folder / "README.md")
 
@@ -136,6 +134,7 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
 
 def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Registration) -> None:
     """Draw the 40 files with the largest match errors, `folder/worst_matches.jpg`, each beside its photograph."""
+    encoded = dataset.cast_column("image", Image(decode=False))
     rows = []
     for split in _AUGMENTED:
         if split in dataset:
@@ -144,14 +143,13 @@ def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Regist
     photographs = {}
     for split in ("train_photographs", "validation_photographs", "test_photographs"):
         if split in dataset:
-            part = dataset[split].cast_column("image", Image(decode=False))
-            photographs |= {row["photograph"]: row["image"]["bytes"] for row in part}
+            photographs |= {row["photograph"]: row["image"]["bytes"] for row in encoded[split]}
     pairs = []
     for _, split, index in sorted(rows, reverse=True)[:_WORST]:
-        row = dataset[split].cast_column("image", Image(decode=False))[index]
-        match = registration.matches[row["file_name"].removeprefix("bccd/")]
-        caption = row["file_name"].removeprefix("bccd/")
-        pairs.append((caption, row["image"]["bytes"], photographs[match.photograph], match))
+        row = encoded[split][index]
+        name = row["file_name"].removeprefix("bccd/")
+        match = registration.matches[name]
+        pairs.append((name, row["image"]["bytes"], photographs[match.photograph], match))
     if pairs:
         contact_sheet(pairs).save(folder / "worst_matches.jpg", quality=90)
 
