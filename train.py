@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_pre
 from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
-from modeling_wbc import WBCConfig, WBCForImageClassification, WBCModel, whole_field_processor
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor, WBCModel
 from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,36 @@ AUGMENTATIONS = {
 }
 
 
+class CellWindow:
+    """A training image -> the window around its foremost cell, as the network sees it: a tensor (3, S, S).
+
+    Place and size of the window vary, so that the classifier forgives the finder: it is shifted by up to a tenth of
+    its side and zoomed by 0.75 to 1.35, log-uniformly. `augment` is applied to a larger piece, so that a rotation
+    turns the cell's surroundings in and not black corners. An image without a cell stays whole. Draws from torch's
+    generator.
+    """
+
+    shift = 0.1
+    zoom = (0.75, 1.35)
+
+    def __init__(self, image_processor: WBCImageProcessor, augment):
+        self.image_processor = image_processor
+        self.augment = augment
+
+    def __call__(self, image: Image.Image):
+        boxes, _ = self.image_processor.find_cells(image)
+        if len(boxes) == 0:
+            return self.augment(image)
+        left, top, right, _ = self.image_processor.windows(boxes[:1])[0].tolist()
+        x, y, size = (torch.rand(3, dtype=torch.float64) * 2 - 1).tolist()
+        low, high = map(math.log, self.zoom)
+        side = (right - left) * math.exp((low + high + size * (high - low)) / 2)
+        x, y = (left + right) / 2 + self.shift * side * x, top + (right - left) / 2 + self.shift * side * y
+        half = side * math.sqrt(2) / 2
+        (piece,) = self.image_processor.crop(image, torch.tensor([[x - half, y - half, x + half, y + half]]))
+        return v2.functional.center_crop(self.augment(piece), [max(1, round(side))])
+
+
 class TrainingError(Exception):
     """Something the user can mend; the message says how."""
 
@@ -122,6 +152,15 @@ class DataArguments:
         metadata={
             "help": "Whether to show, in place of each file of BCCD, the photograph that it was made from, augmented "
             "afresh each time as the publisher did it, and not by --augment. Needs a dataset that knows them."
+        },
+    )
+    find_cell: bool | None = field(
+        default=None,
+        metadata={
+            "nargs": "?",
+            "const": True,
+            "help": "Whether to show the network a window around each image's cell, in training with varied place and "
+            "size, and not the whole field. Default: as the weights were trained, or not.",
         },
     )
     balanced: bool = field(
@@ -232,6 +271,8 @@ class CellImages(torch.utils.data.Dataset):
 
     With `photographs`, rows with a column `photograph`, the rows whose `photograph` is among these show it instead,
     augmented by `PublisherAugmentation`.
+
+    Where the image processor finds cells, `augment` comes with the window, see `CellWindow`.
     """
 
     def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0, photographs=None):
@@ -253,17 +294,24 @@ class CellImages(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        augment = self.augment
+        steps = []
         if self.photographs is not None and self.photograph_rows[index] is not None:
             image: Image.Image = self.photographs[self.photograph_rows[index]]["image"].convert("RGB")
-            augment = PublisherAugmentation()
+            steps.append(PublisherAugmentation())
         else:
             image = self.dataset[index]["image"].convert("RGB")
-        if augment is not None:
+        find_cell = self.image_processor.do_find_cell
+        if self.augment is not None and find_cell:
+            steps.append(CellWindow(self.image_processor, self.augment))
+            find_cell = False
+        elif self.augment is not None and not steps:
+            steps.append(self.augment)
+        if steps:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63))
-                image = augment(image)
-        pixel_values = self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+                for step in steps:
+                    image = step(image)
+        pixel_values = self.image_processor(image, do_find_cell=find_cell, return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": self.labels[index]}
 
 
@@ -467,6 +515,21 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
     return model
 
 
+def load_image_processor(source: str | None, image_size: int, find_cell: bool | None) -> WBCImageProcessor:
+    """The image processor to train and evaluate with: that of the weights, if they are this classifier's, or a new
+    one, in either case for `image_size`, and with `find_cell` if it is not None."""
+    known = {}
+    if source is not None:
+        with suppress(OSError):  # not every folder of weights has one
+            known, _ = WBCImageProcessor.get_image_processor_dict(source)
+    if known.get("image_processor_type") != WBCImageProcessor.__name__:
+        known = {"do_find_cell": False}
+    known |= {"size": {"height": image_size, "width": image_size}}
+    if find_cell is not None:
+        known["do_find_cell"] = find_cell
+    return WBCImageProcessor.from_dict(known)
+
+
 def write_json(path: Path, content: dict) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")
@@ -516,8 +579,12 @@ def main(arguments: list[str] | None = None) -> None:
             "photographs."
         )
     names = dataset[needed[0]].features["label"].names
-    model = load_model(model_args, base_weights(model_args, data_args), names, args.do_train)
-    image_processor = whole_field_processor(model.config)
+    source = base_weights(model_args, data_args)
+    model = load_model(model_args, source, names, args.do_train)
+    image_processor = load_image_processor(source, model.config.image_size, data_args.find_cell)
+    if image_processor.do_find_cell and args.dataloader_num_workers == 0:
+        # So that the network does not wait for windows to be found.
+        args.dataloader_num_workers = max(1, (os.cpu_count() or 1) // args.world_size - 1)
     memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     # The model's order of the classes counts, which need not be the dataset's.

@@ -1,6 +1,8 @@
 """The IBN-ResNet34 white-blood-cell classifier: everything that travels with its weights."""
 
 from .configuration_wbc import WBCConfig
+from .field_wbc import Cell, Field
+from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
 from .modeling_wbc import (
     InstanceBatchNorm2d,
@@ -9,17 +11,18 @@ from .modeling_wbc import (
     WBCModel,
     WBCPreTrainedModel,
     convert_resnet_state_dict,
-    whole_field_processor,
 )
 
 __all__ = [
+    "Cell",
+    "Field",
     "HardMinedCenterLoss",
     "InstanceBatchNorm2d",
     "WBCConfig",
     "WBCForImageClassification",
     "WBCImageClassifierOutput",
+    "WBCImageProcessor",
     "WBCModel",
     "WBCPreTrainedModel",
     "convert_resnet_state_dict",
-    "whole_field_processor",
 ]

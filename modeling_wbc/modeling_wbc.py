@@ -6,18 +6,20 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from transformers import ViTImageProcessor
 from transformers import initialization as init
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.image_utils import ImageInput, load_image
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
+from .field_wbc import Cell, Field
+from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
 
 
@@ -187,7 +189,7 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
             self.push_to_hub(repo_id, **kwargs)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process and not os.path.isfile(os.path.join(save_directory, IMAGE_PROCESSOR_NAME)):
-            whole_field_processor(self.config).save_pretrained(save_directory)
+            WBCImageProcessor(size=self.config.image_size, do_find_cell=False).save_pretrained(save_directory)
 
 
 class WBCModel(WBCPreTrainedModel, ResNetModel):
@@ -315,14 +317,87 @@ class WBCForImageClassification(WBCPreTrainedModel):
             center_loss=center_loss,
         )
 
+    @torch.no_grad()
+    def analyze(
+        self,
+        images: ImageInput | str | list[ImageInput | str],
+        image_processor: WBCImageProcessor | None = None,
+        batch_size: int = 32,
+    ) -> Field | list[Field]:
+        """Finds the white cells of images and classifies each.
 
-def whole_field_processor(config: WBCConfig) -> ViTImageProcessor:
-    """The paper's way to look at an image: the whole field squeezed to `config.image_size`, normalised as ImageNet."""
-    return ViTImageProcessor(
-        size={"height": config.image_size, "width": config.image_size},
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
-    )
+        ```python
+        field = model.analyze("smear.jpg")
+        field.differential  # {"eosinophil": 0.5, ...}
+        field.draw(Image.open("smear.jpg")).save("analysed.png")
+        ```
+
+        Args:
+            images (path, URL, PIL image, array or tensor, or a list of them): the images, loaded one at a time.
+                Arrays and tensors are (H, W, 3) or (3, H, W).
+            image_processor ([`WBCImageProcessor`], *optional*): what finds the cells. Default: the one that lies with
+                the weights, or for weights from nowhere a new one. Without `do_find_cell`, an image is one cell.
+            batch_size (`int`, defaults to 32): how many cells the network looks at in one go.
+
+        Returns:
+            A [`Field`] for one image, a list of them for a list. An image in which no cell is found has none.
+
+        Raises:
+            ValueError: if an image cannot be read; the message names the file.
+        """
+        if image_processor is None:
+            image_processor = self._image_processor()
+        several = isinstance(images, (list, tuple))
+        names = tuple(self.config.id2label[index] for index in range(self.config.num_labels))
+        fields, waiting = [], []  # of `waiting` cells: the field, box, score and pixel values
+
+        def classify():
+            pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
+            outputs = self(pixel_values)
+            embeddings, centers = outputs.embeddings.float(), self.center_loss.centers.float()
+            distances = (embeddings[:, None] - centers).square().sum(-1).sqrt().amin(1)
+            probabilities = outputs.logits.float().softmax(-1)
+            for (field, box, score, _), row, distance in zip(
+                waiting, probabilities.tolist(), distances.tolist(), strict=True
+            ):
+                label = names[row.index(max(row))]
+                field.cells.append(Cell(tuple(box), score, label, dict(zip(names, row, strict=True)), distance))
+            waiting.clear()
+
+        training = self.training
+        self.eval()
+        try:
+            for image in images if several else [images]:
+                fields.append(Field([], names))
+                cells = image_processor.preprocess_cells(_load(image))
+                for box, score, pixels in zip(
+                    cells["boxes"].tolist(), cells["scores"].tolist(), cells["pixel_values"], strict=True
+                ):
+                    waiting.append((fields[-1], box, score, pixels))
+                    if len(waiting) == batch_size:
+                        classify()
+            if waiting:
+                classify()
+        finally:
+            self.train(training)
+        return fields if several else fields[0]
+
+    def _image_processor(self) -> WBCImageProcessor:
+        """The image processor that lies with the weights; for weights from nowhere, a new one."""
+        source = self.config.name_or_path
+        if not source:
+            return WBCImageProcessor(size=self.config.image_size)
+        return WBCImageProcessor.from_pretrained(source, revision=getattr(self.config, "_commit_hash", None) or "main")
+
+
+def _load(image: ImageInput | str):
+    """The image of a path or an URL, upright and RGB; other images as they are."""
+    if not isinstance(image, (str, os.PathLike, Image.Image)):
+        return image
+    try:
+        return load_image(os.fspath(image) if isinstance(image, os.PathLike) else image)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {image}: {error}") from error
 
 
 def convert_resnet_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

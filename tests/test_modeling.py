@@ -21,6 +21,7 @@ from modeling_wbc import (
     InstanceBatchNorm2d,
     WBCConfig,
     WBCForImageClassification,
+    WBCImageProcessor,
     WBCModel,
     convert_resnet_state_dict,
 )
@@ -526,6 +527,8 @@ def names(folder):
 FOLDER = {
     "config.json",
     "configuration_wbc.py",
+    "field_wbc.py",
+    "image_processing_wbc.py",
     "loss_wbc.py",
     "model.safetensors",
     "modeling_wbc.py",
@@ -680,9 +683,9 @@ def test_saving_again_yields_a_complete_folder(strangers_report):
 
 
 def test_the_image_processor_squeezes_the_whole_field(strangers_report):
-    """A stock class of transformers, so that it needs no code; no corner is cropped away."""
-    module, _ = strangers_report[2]["model"]["processor"]
-    assert module.startswith("transformers.models.")
+    """Unless told otherwise, as the paper does; no corner is cropped away."""
+    module, name = strangers_report[2]["model"]["processor"]
+    assert module.startswith("transformers_modules.") and name == "WBCImageProcessor"
     pixel_values = strangers_report[2]["model"]["pixel_values"]
     assert pixel_values.shape == (1, 3, 224, 224)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -697,5 +700,6 @@ def test_the_image_processor_squeezes_the_whole_field(strangers_report):
 
 def test_the_processor_follows_the_image_size(tmp_path):
     tiny_model(image_size=96).save_pretrained(tmp_path)
-    processor = ViTImageProcessor.from_pretrained(tmp_path)
+    processor = WBCImageProcessor.from_pretrained(tmp_path)
+    assert not processor.do_find_cell
     assert processor(drawn_cell(), return_tensors="pt")["pixel_values"].shape == (1, 3, 96, 96)

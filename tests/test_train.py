@@ -26,7 +26,7 @@ import train
 from hub import dataset as hub_dataset
 from hub.photographs import PhotographIndex
 from hub.synthetic import draw_field, drawn_cells
-from modeling_wbc import WBCConfig, WBCForImageClassification
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parent.parent
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
@@ -192,7 +192,7 @@ def test_the_defaults_are_the_papers_recipe(tmp_path):
 
 def test_augmentation_depends_on_seed_epoch_and_row_alone(data):
     rows = hub_dataset.load(data)["train"]
-    processor = train.whole_field_processor(WBCConfig(**TINY))
+    processor = WBCImageProcessor(size=32, do_find_cell=False)
 
     def image(index, epoch, seed=0):
         images = train.CellImages(rows, processor, [0, 1, 2, 3], train.AUGMENTATIONS["paper"], seed)
@@ -368,7 +368,7 @@ def test_the_publishers_augmentation_stays_within_its_bounds_and_reaches_them():
 
 def test_the_photograph_is_shown_in_place_of_its_files(blood):
     splits = hub_dataset.load(blood)
-    processor = train.whole_field_processor(WBCConfig(**TINY))
+    processor = WBCImageProcessor(size=32, do_find_cell=False)
     ids = list(range(5))
     images = train.CellImages(
         splits["train"], processor, ids, train.AUGMENTATIONS["paper"], 3, splits["train_photographs"]
