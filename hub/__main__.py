@@ -4,6 +4,7 @@ import argparse
 import logging
 import signal
 import sys
+from pathlib import Path
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     dataset.add_commands(commands)
+    _add_cells(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -22,6 +24,24 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_cells(commands) -> None:
+    cells = commands.add_parser("cells", help="measure how well white cells are found, and two in a field read")
+    cells.add_argument(
+        "--bccd", type=Path, metavar="DIR", required=True, help="holds Original_Images, Annotations and labels.csv"
+    )
+    cells.add_argument("--pbc", type=Path, metavar="DIR", help="holds a folder of single cells for each class of PBC")
+    cells.add_argument("--model", metavar="ID", help="a classifier to read the photographs of two cells with")
+    cells.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
+
+    def run(args: argparse.Namespace) -> None:
+        # What finds and registers images takes seconds to import, and the other commands do without.
+        from hub.cells import run
+
+        run(args)
+
+    cells.set_defaults(run=run)
 
 
 if __name__ == "__main__":

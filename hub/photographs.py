@@ -83,11 +83,11 @@ class Overlap:
     correlation: float
 
 
-def read_labels(path: Path, photographs: Iterable[str]) -> dict[str, str]:
-    """Read the publisher's `labels.csv`: class name in lower case by photograph, in the order of the file.
+def read_rows(path: Path, photographs: Iterable[str]) -> dict[str, list[str]]:
+    """Read the publisher's `labels.csv`: class names in lower case by photograph, in the order of the file.
 
-    Only rows with exactly one label and a photograph in `photographs` are kept: 351 in the published data, 3 basophils
-    among them.
+    A row names as many classes as there are cells to name, none too. Rows without a photograph in `photographs` are
+    left out.
 
     Raises:
         ValueError: The file has no columns `Image` and `Category`, or an `Image` is no number.
@@ -97,14 +97,23 @@ def read_labels(path: Path, photographs: Iterable[str]) -> dict[str, str]:
         reader = csv.DictReader(file)
         if not {"Image", "Category"} <= set(reader.fieldnames or ()):
             raise ValueError(f"{path} has the columns {reader.fieldnames}; Image and Category were expected")
-        labels = {}
+        rows = {}
         for row in reader:
             if not re.fullmatch(r"\d+", row["Image"] or ""):
                 raise ValueError(f"{path}, line {reader.line_num}: Image is {row['Image']!r}; a number was expected")
-            name, label = f"BloodImage_{int(row['Image']):05d}", (row["Category"] or "").strip().lower()
-            if label and "," not in label and name in photographs:
-                labels[name] = label
-    return labels
+            if (name := f"BloodImage_{int(row['Image']):05d}") in photographs:
+                labels = (label.strip().lower() for label in (row["Category"] or "").split(","))
+                rows[name] = [label for label in labels if label]
+    return rows
+
+
+def read_labels(path: Path, photographs: Iterable[str]) -> dict[str, str]:
+    """The class of each photograph with exactly one in `read_rows`: 351 in the published data, 3 of them basophils.
+
+    Raises:
+        ValueError: As `read_rows`.
+    """
+    return {name: labels[0] for name, labels in read_rows(path, photographs).items() if len(labels) == 1}
 
 
 def publisher_split(labels: Mapping[str, str]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,6 @@ said stands in `label_review.csv` beside this file.
 """
 
 import io
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+
+from hub.cells import read_boxes
 
 _SIDE = 96
 _FOLDS = 5
@@ -43,23 +44,6 @@ class Judgement:
     label: str
     predicted: str
     confidence: float
-
-
-def read_box(annotation: Path) -> tuple[int, int, int, int] | None:
-    """The largest box (left, top, right, bottom), in pixels, of a white cell in a Pascal VOC file; None without one.
-
-    Raises:
-        ValueError: The file is no such XML.
-    """
-    try:
-        boxes = [
-            tuple(int(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            for node in ElementTree.parse(annotation).iter("object")
-            if node.findtext("name") == "WBC"
-        ]
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
-        raise ValueError(f"{annotation} is no Pascal VOC annotation ({error})") from error
-    return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
 
 
 def window(photograph: Image.Image, box: tuple[int, int, int, int] | None, scale: float) -> Image.Image:
@@ -177,5 +161,7 @@ def review(
 
 
 def _box_of(annotations: Path, photograph: str) -> tuple[int, int, int, int] | None:
+    """The largest annotated white cell of a photograph, None without one."""
     path = annotations / f"{photograph}.xml"
-    return read_box(path) if path.is_file() else None
+    boxes = read_boxes(path) if path.is_file() else []
+    return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)

@@ -1,0 +1,272 @@
+"""How well the finder finds: BCCD's annotated photographs, PBC's single cells, photographs of two cells."""
+
+import argparse
+import json
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binomtest
+from torch import Tensor
+from torchvision.ops import box_iou
+from tqdm import tqdm
+from transformers import AutoModelForImageClassification
+
+from hub.dataset import PBC_CLASSES, DatasetError, check_output
+from hub.metrics import text_table
+from hub.photographs import publisher_split, read_labels, read_rows
+from modeling_wbc import Field, WBCImageProcessor
+
+_OVERLAP = 0.5
+_NEAR = 0.2
+_ANNOTATED, _FOUND = "#00c000", "#ff0000"
+
+
+def read_boxes(annotation: Path) -> list[tuple[int, int, int, int]]:
+    """The boxes of the white cells (left, top, right, bottom), in pixels, of a Pascal VOC file.
+
+    Raises:
+        ValueError: The file is no such XML.
+    """
+    try:
+        return [
+            tuple(int(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
+            for node in ElementTree.parse(annotation).iter("object")
+            if node.findtext("name") == "WBC"
+        ]
+    except (ElementTree.ParseError, TypeError, ValueError) as error:
+        raise ValueError(f"{annotation} is no Pascal VOC annotation ({error})") from error
+
+
+def count_matches(boxes: Tensor, annotated: Tensor) -> tuple[int, int]:
+    """How many of M annotated boxes are found by N boxes, (N, 4) and (M, 4), one box for each.
+
+    Returns:
+        The largest number of pairs with an intersection over union of at least 0.5, and that of pairs where the
+        middle of the box lies in the annotated one.
+    """
+    middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
+    inside = ((middle >= annotated[:, :2]) & (middle <= annotated[:, 2:])).all(-1)
+    return tuple(
+        int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
+        for pairs in ((box_iou(boxes, annotated) >= _OVERLAP).numpy(), inside.numpy())
+    )
+
+
+@dataclass
+class Finding:
+    """What was found in one photograph: boxes (N, 4), the annotated ones (M, 4), and how many pairs of them match."""
+
+    name: str
+    boxes: Tensor
+    annotated: Tensor
+    overlapping: int
+    centred: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every annotated cell was found and nothing else."""
+        return self.overlapping == len(self.boxes) == len(self.annotated)
+
+
+def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, annotations: Path) -> list[Finding]:
+    """Compares what `find` makes of each photograph with its annotation: all that have both, in order of name.
+
+    Raises:
+        ValueError: There are none, or an annotation cannot be read.
+    """
+    findings = []
+    for annotation in sorted(annotations.glob("*.xml")):
+        if not (path := photographs / f"{annotation.stem}.jpg").is_file():
+            continue
+        with Image.open(path) as image:
+            boxes = find(image.convert("RGB"))
+        annotated = torch.tensor(read_boxes(annotation), dtype=torch.float32).reshape(-1, 4)
+        findings.append(Finding(annotation.stem, boxes, annotated, *count_matches(boxes, annotated)))
+    if not findings:
+        raise ValueError(f"no photograph in {photographs} has an annotation <photograph>.xml in {annotations}")
+    return findings
+
+
+def recall_and_precision(findings: Sequence[Finding]) -> dict:
+    """Counts and shares over all boxes, with Wilson's 95 % intervals, for both kinds of match."""
+    found = sum(len(finding.boxes) for finding in findings)
+    annotated = sum(len(finding.annotated) for finding in findings)
+    figures = {"photographs": len(findings), "annotated": annotated, "found": found}
+    for kind in ("overlapping", "centred"):
+        matched = sum(getattr(finding, kind) for finding in findings)
+        figures[kind] = {"matched": matched, "recall": share(matched, annotated), "precision": share(matched, found)}
+    return figures
+
+
+def share(count: int, total: int) -> list[float]:
+    """`count` of `total`: the share with both ends of Wilson's 95 % interval."""
+    if total == 0:
+        return [float("nan")] * 3
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return [count / total, interval.low, interval.high]
+
+
+def distance_from_middle(boxes: Tensor, size: tuple[int, int]) -> float:
+    """How far the first of some boxes (N, 4) lies from an image's middle, in image sides; infinite without any."""
+    if len(boxes) == 0:
+        return float("inf")
+    middle = (boxes[0, :2] + boxes[0, 2:]) / 2
+    return float(((middle - torch.tensor(size) / 2) / torch.tensor(size)).norm())
+
+
+def named_right(field: Field, labels: Iterable[str]) -> int:
+    """How many of the cells that a photograph's labels name are among those that were read in it."""
+    return sum((Counter(labels) & Counter(cell.label for cell in field.cells)).values())
+
+
+def boxes_sheet(images: Sequence[tuple[str, Path, Tensor, Tensor]], columns: int = 4, width: int = 320) -> Image.Image:
+    """Images side by side, each under its caption, with what is annotated in green and what was found in red.
+
+    Args:
+        images: (caption, path, boxes, annotated boxes) of each.
+        columns: How many stand in a line.
+        width: Of each, in pixels.
+    """
+    tiles = []
+    for caption, path, boxes, annotated in images:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+        scale = width / image.width
+        tile = Image.new("RGB", (width, round(image.height * scale) + 16), "white")
+        tile.paste(image.resize((width, tile.height - 16)), (0, 16))
+        pen = ImageDraw.Draw(tile)
+        pen.text((2, 2), caption, fill="black")
+        for color, group in ((_ANNOTATED, annotated), (_FOUND, boxes)):
+            for left, top, right, bottom in (group * scale).tolist():
+                pen.rectangle((left, top + 16, right - 1, bottom + 15), outline=color, width=2)
+        tiles.append(tile)
+    height = max((tile.height for tile in tiles), default=16)
+    sheet = Image.new("RGB", (columns * (width + 4), max(1, -(-len(tiles) // columns)) * (height + 4)), "white")
+    for number, tile in enumerate(tiles):
+        sheet.paste(tile, (number % columns * (width + 4), number // columns * (height + 4)))
+    return sheet
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command `python -m hub cells`."""
+    check_output(args.output)
+    processor = WBCImageProcessor()
+    photographs = args.bccd / "Original_Images"
+
+    def find(image: Image.Image) -> Tensor:
+        return processor.find_cells(image)[0]
+
+    try:
+        findings = find_annotated(find, photographs, args.bccd / "Annotations")
+        names = [path.stem for path in photographs.glob("*.jpg")]
+        _, test = publisher_split(read_labels(args.bccd / "labels.csv", names))
+        rows = read_rows(args.bccd / "labels.csv", names)
+    except (OSError, ValueError) as error:
+        raise DatasetError(str(error)) from error
+    results = {
+        "all": recall_and_precision(findings),
+        "test": recall_and_precision([finding for finding in findings if finding.name in set(test)]),
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    sheet = [
+        (finding.name, photographs / f"{finding.name}.jpg", finding.boxes, finding.annotated)
+        for finding in findings
+        if not finding.complete
+    ]
+    boxes_sheet(sheet).save(args.output / "misses.png")
+    print(text_table(finder_rows(results)))
+    print(f"look at {args.output / 'misses.png'}: the {len(sheet)} photographs where something else is annotated")
+    if args.pbc is not None:
+        results["pbc"] = _find_in_pbc(find, args.pbc, args.output)
+    if args.model is not None:
+        two = {name: labels for name, labels in rows.items() if len(labels) == 2}
+        results["two_cells"] = _read_two_cells(args.model, two, photographs, args.output)
+    (args.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+
+def finder_rows(results: dict) -> list[list[str]]:
+    """Recall and precision as rows for `text_table` or `markdown_table`."""
+    titles = {"all": "all annotated photographs", "test": "those of TEST"}
+    kinds = {"overlapping": "IoU of 0.5", "centred": "middle in the box"}
+    rows = [["Photographs", "Number", "Annotated", "Found", "Match", "Recall (%)", "Precision (%)"]]
+    for part, figures in results.items():
+        for kind, criterion in kinds.items():
+            rows.append(
+                [
+                    titles[part],
+                    f"{figures['photographs']}",
+                    f"{figures['annotated']}",
+                    f"{figures['found']}",
+                    criterion,
+                ]
+                + [_percent(figures[kind][name]) for name in ("recall", "precision")]
+            )
+    return rows
+
+
+def _percent(figure: list[float]) -> str:
+    value, low, high = (100 * part for part in figure)
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
+
+
+def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Path) -> dict:
+    figures, far, read, unreadable = {}, [], 0, 0
+    paths = {name: sorted(path for path in (folder / name).glob("*") if path.is_file()) for name in PBC_CLASSES}
+    with tqdm(total=sum(map(len, paths.values())), desc="PBC", unit="image") as progress:
+        for name, files in paths.items():
+            near = 0
+            for path in files:
+                progress.update()
+                try:
+                    with Image.open(path) as image:
+                        boxes, size = find(image.convert("RGB")), image.size
+                except OSError:
+                    unreadable += 1
+                    continue
+                read += 1
+                if distance_from_middle(boxes, size) <= _NEAR:
+                    near += 1
+                else:
+                    far.append((f"{name} {path.stem}", path, boxes, torch.zeros(0, 4)))
+            figures[name] = {"images": len(files), "near": near}
+    if read == 0:
+        raise DatasetError(
+            f"{folder} holds no image in a folder named as one of PBC's classes: {', '.join(PBC_CLASSES)}"
+        )
+    figures = {"near": share(read - len(far), read), "images": read, "unreadable": unreadable, "classes": figures}
+    boxes_sheet(far[:120], columns=10, width=160).save(output / "pbc_misses.png")
+    print(
+        f"PBC: in {read - len(far):,} of {read:,} images the foremost cell lies within a fifth of the image from its "
+        f"middle: {_percent(figures['near'])} %; {unreadable} could not be read"
+    )
+    return figures
+
+
+def _read_two_cells(model_id: str, two: dict[str, list[str]], photographs: Path, output: Path) -> dict:
+    model = AutoModelForImageClassification.from_pretrained(model_id, trust_remote_code=True)
+    processor = WBCImageProcessor.from_pretrained(model_id, do_find_cell=True)
+    fields = model.analyze([photographs / f"{name}.jpg" for name in two], image_processor=processor)
+    rows = [["Photograph", "Labels", "Cells read"]]
+    known = right = found = 0
+    pictures = output / "two_cells"
+    pictures.mkdir()
+    for (name, labels), field in zip(two.items(), fields, strict=True):
+        labels = sorted(labels)
+        found += len(field.cells) == 2
+        known += sum(label in field.labels for label in labels)
+        right += named_right(field, labels)
+        rows.append([name, ", ".join(labels), ", ".join(sorted(cell.label for cell in field.cells))])
+        with Image.open(photographs / f"{name}.jpg") as image:
+            field.draw(image).save(pictures / f"{name}.png")
+    print(text_table(rows))
+    print(
+        f"two cells found in {found} of {len(two)} photographs of two labels; {right} of their {known} cells of types "
+        "that the classifier knows named as labelled"
+    )
+    return {"photographs": len(two), "two_found": found, "cells": known, "named_right": right}
