@@ -637,7 +637,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float) -> dict:
     """What the model card tells of a training run, as `train_results.json` keeps it."""
-    args, config = trainer.args, trainer.model.config
+    args, config, processor = trainer.args, trainer.model.config, trainer.processing_class
     processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
     batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
@@ -649,6 +649,12 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Network": f"ResNet-34, norm layout {config.norm_layout}, {config.image_size} x {config.image_size} px",
             "Loss": f"cross entropy + {config.center_loss_weight} x hard-mined centre loss (mining {config.mining}, "
             f"margin {config.center_loss_margin}, alpha {config.center_loss_alpha})",
+            "Images": (
+                f"windows around cells, side {processor.window_size} in units of '{processor.window_unit}', in training "
+                "varied in place and size"
+                if processor.do_find_cell
+                else "whole fields"
+            ),
             "Label smoothing": args.label_smoothing_factor,
             "Augmentation": data_args.augment
             + (", of BCCD its photographs afresh as the publisher did it" if data_args.photographs else ""),

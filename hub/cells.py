@@ -156,6 +156,8 @@ def boxes_sheet(images: Sequence[tuple[str, Path, Tensor, Tensor]], columns: int
 def run(args: argparse.Namespace) -> None:
     """The command `python -m hub cells`."""
     check_output(args.output)
+    if args.pbc is not None and not any((args.pbc / name).is_dir() for name in PBC_CLASSES):
+        raise DatasetError(f"{args.pbc} holds no folder named as one of PBC's classes: {', '.join(PBC_CLASSES)}")
     processor = WBCImageProcessor()
     photographs = args.bccd / "Original_Images"
 
@@ -235,10 +237,6 @@ def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Pa
                 else:
                     far.append((f"{name} {path.stem}", path, boxes, torch.zeros(0, 4)))
             figures[name] = {"images": len(files), "near": near}
-    if read == 0:
-        raise DatasetError(
-            f"{folder} holds no image in a folder named as one of PBC's classes: {', '.join(PBC_CLASSES)}"
-        )
     figures = {"near": share(read - len(far), read), "images": read, "unreadable": unreadable, "classes": figures}
     boxes_sheet(far[:120], columns=10, width=160).save(output / "pbc_misses.png")
     print(

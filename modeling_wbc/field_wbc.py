@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # Types that a classifier may know and a differential count leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
@@ -58,8 +58,8 @@ class Field:
         return {label: count / total for label, count in white.items()}
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """A copy (RGB) of the image that was analysed, with each cell's box, type and probability drawn in."""
-        image = image.convert("RGB")
+        """A copy, upright and RGB, of the image that was analysed, with each cell's box, type and probability."""
+        image = ImageOps.exif_transpose(image).convert("RGB")
         pen = ImageDraw.Draw(image)
         unit = min(image.size) / 240
         font = ImageFont.load_default(max(10, 9 * unit))

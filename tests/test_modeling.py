@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTImageProcessor
 
+from hub.synthetic import draw_field
 from modeling_wbc import (
     HardMinedCenterLoss,
     InstanceBatchNorm2d,
@@ -623,6 +624,18 @@ report["model-again"] = check("model-again")[2]
 backbone, model, report["backbone"] = check("backbone")
 backbone.save_pretrained(os.path.join(root, "backbone-again"))
 report["backbone-again"] = check("backbone-again")[2]
+
+# A photograph of a field, by somebody who does not know that cells are found in it.
+photograph, folder = os.path.join(root, "field.png"), os.path.join(root, "window")
+classify = pipeline("image-classification", model=folder, trust_remote_code=True)
+model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
+field = model.analyze(photograph)
+field.draw(Image.open(photograph)).save(os.path.join(root, "analysed.png"))
+report["window"] = {
+    "pipeline": {entry["label"]: entry["score"] for entry in classify(photograph)},
+    "cells": [(cell.box, cell.label, cell.probabilities, cell.distance) for cell in field.cells],
+    "differential": field.differential,
+}
 torch.save(report, os.path.join(root, "report.pt"))
 """
 
@@ -636,6 +649,9 @@ def strangers_report(tmp_path_factory):
     model.save_pretrained(root / "model")
     model.resnet.save_pretrained(root / "backbone")
     drawn_cell().save(root / "cell.png")
+    WBCImageProcessor(size=64).save_pretrained(root / "window")
+    model.save_pretrained(root / "window")
+    draw_field("neutrophil", 3, (640, 480)).save(root / "field.png")
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "HF_MODULES_CACHE")}
     environment |= {"HF_HOME": str(elsewhere / "hf"), "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
@@ -696,6 +712,29 @@ def test_the_image_processor_squeezes_the_whole_field(strangers_report):
             torch.testing.assert_close(corner, torch.tensor([1.0, 0, 0]), rtol=0, atol=0.03)
     expected = torch.tensor([90, 40, 140]) / 255  # the nucleus lies where squeezing puts it
     torch.testing.assert_close(seen[:, 103, 114], expected, rtol=0, atol=0.03)
+
+
+def test_a_stranger_reads_the_window_around_the_cell_of_a_photograph(strangers_report):
+    root, model, report = strangers_report
+    with Image.open(root / "field.png") as image:
+        boxes, _ = WBCImageProcessor().find_cells(image)
+        assert len(boxes) == 1
+        left, top, right, bottom = WBCImageProcessor().windows(boxes)[0].round().tolist()
+        side = right - left
+        assert 0 <= left and right <= 640 and 0 <= top and bottom <= 480 and 90 < side < 320
+        window = image.crop((left, top, left + side, top + side))
+    stock = ViTImageProcessor(size=64, image_mean=[0.485, 0.456, 0.406], image_std=[0.229, 0.224, 0.225])
+    with torch.no_grad():
+        output = model(stock(window, return_tensors="pt")["pixel_values"])
+    scores = {model.config.id2label[i]: p for i, p in enumerate(output.logits.softmax(1)[0].tolist())}
+    seen = report["window"]
+    assert seen["pipeline"] == pytest.approx(scores, abs=1e-4)
+    ((box, label, probabilities, distance),) = seen["cells"]
+    assert box == pytest.approx(boxes[0].tolist()) and probabilities == pytest.approx(scores, abs=1e-4)
+    assert label == max(scores, key=scores.get) and seen["differential"][label] == 1
+    expected = (output.embeddings - model.center_loss.centers).norm(dim=1).min()
+    assert distance == pytest.approx(float(expected), rel=1e-4)
+    assert Image.open(root / "analysed.png").size == (640, 480)
 
 
 def test_the_processor_follows_the_image_size(tmp_path):

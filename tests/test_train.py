@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 import train
 from hub import dataset as hub_dataset
@@ -468,3 +468,94 @@ def test_a_balanced_run_on_photographs_resumes_and_tells_each_data_set(blood, ti
 def test_a_data_set_without_photographs_is_named(data, tiny, tmp_path):
     with pytest.raises(train.TrainingError, match="split train_photographs; .*has only train, test"):
         train.main(["--do_train", "--photographs", *arguments(data, tiny, tmp_path / "out")])
+
+
+# Windows around cells
+
+
+class Watched(WBCImageProcessor):
+    """Notes the windows that it cuts."""
+
+    cut = []
+
+    def crop(self, image, windows):
+        self.cut.append(windows[0])
+        return super().crop(image, windows)
+
+
+def test_windows_vary_in_place_and_size_about_the_cell():
+    image = draw_field("neutrophil", 4, (640, 480))
+    processor = Watched(size=32)
+    boxes, _ = processor.find_cells(image)
+    left, top, right, bottom = processor.windows(boxes[:1])[0].tolist()
+    Watched.cut = []
+    window = train.CellWindow(processor, lambda piece: piece)
+    torch.manual_seed(0)
+    sides = [window(image).shape for _ in range(400)]
+    cut = torch.stack(Watched.cut)
+    # A rotation needs a piece as large as the diagonal of what is shown.
+    side = (cut[:, 2] - cut[:, 0]) / math.sqrt(2)
+    zoom = side / (right - left)
+    assert [shape[1] for shape in sides] == pytest.approx(side.round().tolist(), abs=1)
+    assert all(len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2] for shape in sides)
+    assert 0.75 <= zoom.min() < 0.77 and 1.32 < zoom.max() <= 1.35
+    assert float(zoom.log().mean()) == pytest.approx(math.log(0.75 * 1.35) / 2, abs=0.03)
+    for low, high, middle in ((0, 2, (left + right) / 2), (1, 3, (top + bottom) / 2)):
+        shift = ((cut[:, low] + cut[:, high]) / 2 - middle) / side
+        assert -0.1 <= shift.min() < -0.095 and 0.095 < shift.max() <= 0.1
+        assert abs(float(shift.mean())) < 0.01
+
+
+def test_a_window_turns_the_surroundings_in_and_no_black_corners():
+    image = draw_field("monocyte", 1, (640, 480))
+    assert np.asarray(image).min() > 20
+    window = train.CellWindow(WBCImageProcessor(), train.AUGMENTATIONS["paper"])
+    torch.manual_seed(0)
+    shown = [window(image) for _ in range(50)]
+    assert min(int(each.min()) for each in shown) > 20
+    assert any(not torch.equal(shown[0], each) for each in shown[1:])
+
+
+def test_an_image_without_a_cell_stays_whole():
+    image = Image.new("RGB", (64, 48), "white")
+    assert train.CellWindow(WBCImageProcessor(), lambda whole: whole.rotate(180))(image).size == (64, 48)
+
+
+def test_a_model_of_windows_is_trained_saved_and_evaluated_as_such(data, tiny, tmp_path):
+    schedule = ("--do_train", "--do_eval", "--num_train_epochs", "2", "--find_cell")
+    train.main(arguments(data, tiny, tmp_path / "one", *schedule))
+    train.main(arguments(data, tiny, tmp_path / "two", *schedule, "--dataloader_num_workers", "2"))
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
+
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
+    assert processor.do_find_cell and (processor.size.height, processor.size.width) == (32, 32)
+    assert "windows around cells" in (tmp_path / "one" / "README.md").read_text()
+    # Its figures are those of windows; evaluated alone it looks at windows again, or at what it is told to.
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one").eval()
+    results = {}
+    for name, more in {"again": (), "whole": ("--find_cell", "False")}.items():
+        train.main(["--do_eval", *arguments(data, str(tmp_path / "one"), tmp_path / name, *more)])
+        with open(tmp_path / name / "test_predictions.csv", newline="") as file:
+            results[name] = list(csv.DictReader(file))
+        pixels = WBCImageProcessor(size=32, do_find_cell=name == "again")(
+            [image.convert("RGB") for image in hub_dataset.load(data)["test"]["image"]], return_tensors="pt"
+        )["pixel_values"]
+        with torch.no_grad():
+            labels = [model.config.id2label[index] for index in model(pixels).logits.argmax(1).tolist()]
+        assert [row["prediction"] for row in results[name]] == labels
+    with open(tmp_path / "one" / "test_predictions.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == results["again"]
+    assert results["again"] != results["whole"]
+
+
+def test_weights_of_whole_fields_are_trained_on_whole_fields(tiny, tmp_path):
+    assert not train.load_image_processor(tiny, 32, None).do_find_cell
+    assert train.load_image_processor(tiny, 32, True).do_find_cell
+    assert not train.load_image_processor(None, 32, None).do_find_cell
+    ResNetForImageClassification(ResNetConfig(**{k: v for k, v in TINY.items() if k != "image_size"})).save_pretrained(
+        tmp_path
+    )
+    ViTImageProcessor(size=77, do_normalize=False).save_pretrained(tmp_path)
+    foreign = train.load_image_processor(str(tmp_path), 48, None)
+    assert (foreign.do_find_cell, foreign.do_normalize, foreign.size.height) == (False, True, 48)
