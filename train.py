@@ -650,8 +650,8 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Loss": f"cross entropy + {config.center_loss_weight} x hard-mined centre loss (mining {config.mining}, "
             f"margin {config.center_loss_margin}, alpha {config.center_loss_alpha})",
             "Images": (
-                f"windows around cells, side {processor.window_size} in units of '{processor.window_unit}', in training "
-                "varied in place and size"
+                f"windows around cells, side {processor.window_size} in units of '{processor.window_unit}', "
+                "in training varied in place and size"
                 if processor.do_find_cell
                 else "whole fields"
             ),

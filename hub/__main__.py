@@ -17,6 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     dataset.add_commands(commands)
     _add_cells(commands)
+    _add_compare(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -42,6 +43,32 @@ def _add_cells(commands) -> None:
         run(args)
 
     cells.set_defaults(run=run)
+
+
+def _add_compare(commands) -> None:
+    compare = commands.add_parser("compare", help="compare the runs of two recipes on the same images")
+    for name in ("first", "second"):
+        compare.add_argument(
+            f"--{name}", type=Path, metavar="DIR", nargs="+", required=True, help="output folders, one for each seed"
+        )
+    compare.add_argument("--split", default="validation", help="whose predictions to compare (default: validation)")
+
+    def run(args: argparse.Namespace) -> None:
+        from hub.dataset import DatasetError
+        from hub.evaluation import compare, comparison_rows
+        from hub.metrics import text_table
+
+        try:
+            compared = compare(args.first, args.second, args.split)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+        shown = f", {compared['num_photographs']} photographs" if compared["num_photographs"] else ""
+        print(
+            f"{args.split}: {compared['num_images']:,} images{shown}; 95 % intervals by a paired bootstrap over these"
+        )
+        print(text_table(comparison_rows(compared)))
+
+    compare.set_defaults(run=run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hub.dataset import label_review
-from hub.metrics import WBCMetric, format_percent
+from hub.metrics import WBCMetric, format_percent, paired_bootstrap
 
 # The columns of a data set that say which image a row is.
 KNOWN_COLUMNS = ("file_name", "dataset", "photograph", "field")
@@ -129,6 +129,82 @@ def write_predictions(
         for values, reference, row in zip(known, references, _softmax(logits), strict=True):
             answer = label_names[row.argmax()]
             writer.writerow([*values, label_names[reference], answer, *(f"{value:.5f}" for value in row)])
+
+
+def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
+    """Compare two recipes by what their runs predicted for the same images.
+
+    Args:
+        first: The output folders of one recipe, one for each seed.
+        second: Those of the other one, as many.
+        split: Whose `<split>_predictions.csv` are compared.
+
+    Returns:
+        `first` and `second`, the accuracy of each run; `num_images`; `num_photographs`, None where they are not
+        known; and the figures of `hub.metrics.paired_bootstrap` for the means over the runs. It draws photographs:
+        those are what differs from one smear to the next, while runs share them.
+
+    Raises:
+        ValueError: The numbers of folders differ, or the files do not list the same images and classes.
+        OSError: A file cannot be read.
+    """
+    if len(first) != len(second) or not first:
+        raise ValueError(f"as many runs of the one as of the other are compared, got {len(first)} and {len(second)}")
+    tables = {folder: _read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
+    images, names = tables[first[0]][:2]
+    for folder, (others, other_names, _) in tables.items():
+        if (others, other_names) != (images, names):
+            raise ValueError(f"{folder} and {first[0]} were not evaluated on the same images and classes of {split}")
+    references = np.array([names.index(label) for _, _, label in images])
+    predictions = {folder: np.array([names.index(name) for name in table[2]]) for folder, table in tables.items()}
+    photographs = [photograph for _, photograph, _ in images]
+    compared = paired_bootstrap(
+        np.concatenate([predictions[folder] for folder in first]),
+        np.concatenate([predictions[folder] for folder in second]),
+        np.tile(references, len(first)),
+        names,
+        # An image without a photograph stands for itself, in every run.
+        photographs=[photograph or file for file, photograph, _ in images] * len(first),
+    )
+    accuracy = {folder: float((prediction == references).mean()) for folder, prediction in predictions.items()}
+    return {
+        "first": [accuracy[folder] for folder in first],
+        "second": [accuracy[folder] for folder in second],
+        "num_images": len(images),
+        "num_photographs": len(set(photographs)) if all(photographs) else None,
+    } | compared
+
+
+def _read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    """What `write_predictions` wrote: file, photograph and label of each image; the classes; the predicted ones."""
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or ())
+        if not {"label", "prediction"} <= set(columns):
+            raise ValueError(f"{path} has the columns {columns}; label and prediction were expected")
+        rows = list(reader)
+    images = [
+        (row.get("file_name") or str(number), row.get("photograph") or "", row["label"])
+        for number, row in enumerate(rows)
+    ]
+    return images, columns[columns.index("prediction") + 1 :], [row["prediction"] for row in rows]
+
+
+def comparison_rows(compared: dict) -> list[list[str]]:
+    """What `compare` returns as the rows of a table, the first one the head."""
+    difference = [f"{100 * compared['accuracy'][name]:+.1f}" for name in ("difference", "low", "high")]
+    return [
+        ["", "Accuracy of each run (%)", "Mean (%)"],
+        *(
+            [
+                title,
+                ", ".join(f"{100 * value:.1f}" for value in compared[title]),
+                f"{100 * np.mean(compared[title]):.1f}",
+            ]
+            for title in ("first", "second")
+        ),
+        ["difference", f"p = {compared['accuracy']['p_value']:.3f}", "{} ({} to {})".format(*difference)],
+    ]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import ViTImageProcessor
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ImageInput
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput
 from transformers.processing_utils import ImagesKwargs
 
 # What the finder takes for a cell. Stain is blue less green, each as a share of the background's light: nuclei of
@@ -65,7 +65,7 @@ class WBCImageProcessor(ViTImageProcessor):
     window_unit = "nucleus"
 
     def find_cells(self, image: ImageInput) -> tuple[Tensor, Tensor]:
-        """Finds every white cell of an image, at any size from about ten pixels across.
+        """Finds every white cell of an image, if its nucleus is at least about fifteen pixels across.
 
         A cell is what hangs together around a nucleus, and a nucleus is where blue light passes and green does not,
         measured against the image's own background and its own strongest stain, so that lamp, camera and stain
@@ -122,16 +122,17 @@ class WBCImageProcessor(ViTImageProcessor):
             is one cell, the whole image, with score 1.
         """
         image = self._tensor(image)
-        if not self.do_find_cell:
-            _, height, width = image.shape
-            cells = {"boxes": torch.tensor([[0.0, 0.0, width, height]]), "scores": torch.ones(1)}
-            return BatchFeature(cells | dict(self(image, return_tensors="pt")))
-        boxes, scores = self.find_cells(image)
-        if len(boxes) == 0:
-            pixel_values = torch.zeros(0, 3, self.size["height"], self.size["width"])
-        else:
+        if self.do_find_cell:
+            boxes, scores = self.find_cells(image)
             crops = self.crop(image, self.windows(boxes))
-            pixel_values = self(crops, do_find_cell=False, return_tensors="pt")["pixel_values"]
+        else:
+            boxes, scores, crops = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]]), torch.ones(1), [image]
+        if crops:
+            # Said, since a crop may be three pixels high and wide.
+            form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
+            pixel_values = self(crops, do_find_cell=False, **form)["pixel_values"]
+        else:
+            pixel_values = torch.zeros(0, 3, self.size["height"], self.size["width"])
         return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "scores": scores})
 
     @classmethod

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from hub import evaluation
-from hub.evaluation import evaluate_logits, parts_rows, write_predictions
+from hub.__main__ import main
+from hub.evaluation import compare, evaluate_logits, parts_rows, write_predictions
 from hub.metrics import WBCMetric, paired_bootstrap, table_1
 
 NAMES = ["basophil", "eosinophil", "neutrophil"]
@@ -100,3 +101,50 @@ def test_written_predictions_can_be_compared(tmp_path):
     assert compared["accuracy"]["difference"] == pytest.approx(-3 / 10)
     write_predictions(tmp_path / "bare.csv", logits, references, NAMES, {})
     assert (tmp_path / "bare.csv").read_text().splitlines()[0] == "label,prediction,basophil,eosinophil,neutrophil"
+
+
+def test_compares_the_runs_of_two_recipes(tmp_path, capsys):
+    """Three seeds each; the interval is that of the paired bootstrap over photographs."""
+    rng = np.random.default_rng(0)
+    names = ["eosinophil", "lymphocyte"]
+    photographs = [f"BloodImage_{k // 10:05d}" for k in range(200)]
+    references = np.array([k // 10 % 2 for k in range(200)])
+    columns = {"file_name": [f"{k}.jpeg" for k in range(200)], "photograph": photographs}
+    answers = {}
+    for recipe, share in (("a", 0.9), ("b", 0.6)):
+        for seed in range(3):
+            right = rng.random(200) < share
+            answers[recipe, seed] = np.where(right, references, 1 - references)
+            folder = tmp_path / f"{recipe}{seed}"
+            folder.mkdir()
+            logits = np.eye(2)[answers[recipe, seed]]
+            write_predictions(folder / "validation_predictions.csv", logits, references, names, columns)
+    first, second = ([tmp_path / f"{recipe}{seed}" for seed in range(3)] for recipe in "ab")
+    compared = compare(first, second, "validation")
+    accuracy = {key: float((answer == references).mean()) for key, answer in answers.items()}
+    assert compared["first"] == [accuracy["a", seed] for seed in range(3)]
+    assert compared["second"] == [accuracy["b", seed] for seed in range(3)]
+    assert (compared["num_images"], compared["num_photographs"]) == (200, 20)
+    # By hand: draw photographs within their class, the same for every run.
+    gain = np.mean([(answers["a", s] == references) * 1.0 - (answers["b", s] == references) for s in range(3)], axis=0)
+    gain = gain.reshape(20, 10).mean(1)
+    drawn = [
+        gain[0::2][rng.integers(10, size=(4000, 10))].mean(1),
+        gain[1::2][rng.integers(10, size=(4000, 10))].mean(1),
+    ]
+    low, high = np.percentile(np.mean(drawn, axis=0), (2.5, 97.5))
+    result = compared["accuracy"]
+    assert result["difference"] == pytest.approx(gain.mean())
+    assert (result["low"], result["high"]) == pytest.approx((low, high), abs=0.01)
+
+    arguments = ["--first", *map(str, first), "--second", *map(str, second)]
+    assert main(["compare", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "200 images, 20 photographs" in printed and f"{100 * result['difference']:+.1f} (" in printed
+    assert main(["compare", *arguments[:-1]]) == 1
+    assert "got 3 and 2" in capsys.readouterr().err
+    write_predictions(
+        first[0] / "validation_predictions.csv", logits[:9], references[:9], names, {"file_name": range(9)}
+    )
+    assert main(["compare", *arguments]) == 1
+    assert "not evaluated on the same images" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""How long the finder takes for a field, on one core.
+
+A field of 640 x 480 holds one cell, as BCCD's photographs do; those of 4,000 x 3,000 hold the same cell enlarged, or 36
+such fields. `--photograph` takes a real one in place of a drawn one.
+
+python tests/benchmarks/benchmark_finder.py
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from hub.synthetic import draw_field
+from modeling_wbc import WBCImageProcessor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photograph", help="a field of 640 x 480 pixels with one white cell")
+    parser.add_argument("--repeats", type=int, default=50)
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    if args.photograph:
+        with Image.open(args.photograph) as image:
+            field = image.convert("RGB").resize((640, 480))
+    else:
+        field = draw_field("neutrophil", 3, (640, 480))
+    many = Image.new("RGB", (3840, 2880))
+    for k in range(36):
+        many.paste(field, (k % 6 * 640, k // 6 * 480))
+    processor = WBCImageProcessor()
+    print("| Field | Cells found | Median (ms) | 95th percentile (ms) |\n| --- | ---: | ---: | ---: |")
+    for title, image in (
+        ("640 x 480", field),
+        ("4,000 x 3,000, one cell", field.resize((4000, 3000), Image.Resampling.BICUBIC)),
+        ("4,000 x 3,000, 36 cells", many.resize((4000, 3000), Image.Resampling.BICUBIC)),
+    ):
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        seconds = []
+        with threadpool_limits(1):
+            for _ in range(args.repeats):
+                start = time.perf_counter()
+                boxes, _ = processor.find_cells(pixels)
+                seconds.append(time.perf_counter() - start)
+        median, slow = np.percentile(seconds, (50, 95)) * 1000
+        print(f"| {title} | {len(boxes)} | {median:.1f} | {slow:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
