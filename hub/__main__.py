@@ -16,6 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     dataset.add_commands(commands)
+    _add_predict(commands)
     _add_cells(commands)
     _add_compare(commands)
     args = parser.parse_args(argv)
@@ -25,6 +26,21 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_predict(commands) -> None:
+    predict = commands.add_parser("predict", help="find and classify the white cells of images")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of images")
+    predict.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    predict.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
+    predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
+
+    def run(args: argparse.Namespace) -> None:
+        from hub.predict import run
+
+        run(args)
+
+    predict.set_defaults(run=run)
 
 
 def _add_cells(commands) -> None:

@@ -1,7 +1,7 @@
 """How long the finder takes for a field, on one core.
 
-A field of 640 x 480 holds one cell, as BCCD's photographs do; those of 4,000 x 3,000 hold the same cell enlarged, or 36
-such fields. `--photograph` takes a real one in place of a drawn one.
+A field of 640 x 480 holds one cell, as BCCD's photographs do; those of 4,000 x 3,000 hold the same cell enlarged, or
+36 such fields. `--photograph` takes a real one in place of a drawn one.
 
 python tests/benchmarks/benchmark_finder.py
 """

@@ -1,0 +1,81 @@
+"""Reads images with a classifier: `python -m hub predict`."""
+
+import argparse
+import csv
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+from transformers import AutoModelForImageClassification
+
+from hub.dataset import DatasetError, check_output
+from hub.metrics import text_table
+from modeling_wbc import Field
+
+logger = logging.getLogger(__name__)
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files among `paths`, and those in the folders among them, at any depth, that Pillow knows by their ending.
+
+    Raises:
+        DatasetError: A path does not exist, or there is no file at all.
+    """
+    known = Image.registered_extensions()
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in known)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DatasetError(f"no such file or folder: {path}")
+    if not found:
+        raise DatasetError("the folders hold no image")
+    return found
+
+
+def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:
+    """Each path with what `model.analyze` says of it, or with None where it cannot be read, which is logged."""
+    for path in paths:
+        try:
+            yield path, model.analyze(path)
+        except ValueError as error:
+            logger.warning(f"{error}; going on with the next")
+            yield path, None
+
+
+def run(args: argparse.Namespace) -> None:
+    """The command `python -m hub predict`."""
+    check_output(args.output)
+    paths = find_images(args.images)
+    model = AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=True)
+    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    args.output.mkdir(parents=True, exist_ok=True)
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    counts, unreadable = Counter(), 0
+    with open(args.output / "cells.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "left", "top", "right", "bottom", "score", "label", "distance", *labels])
+        for number, (path, field) in enumerate(tqdm(read_images(model, paths), total=len(paths), unit="image")):
+            if field is None:
+                unreadable += 1
+                continue
+            counts.update(cell.label for cell in field.cells)
+            for cell in field.cells:
+                box = [f"{side:.1f}" for side in cell.box]
+                shares = [f"{share:.5f}" for share in cell.probabilities.values()]
+                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, f"{cell.distance:.3f}", *shares])
+            if args.draw:
+                with Image.open(path) as image:
+                    field.draw(image).save(args.output / f"{number:05d}-{path.stem}.png")
+    total = sum(counts.values())
+    rows = [["Type", "Cells", "Share (%)"]]
+    rows += [[label, f"{counts[label]:,}", f"{100 * counts[label] / max(1, total):.1f}"] for label in labels]
+    print(text_table(rows))
+    print(f"{total:,} cells in {len(paths) - unreadable:,} images; {unreadable:,} could not be read")
+    print(f"each cell's box and probabilities are in {args.output / 'cells.csv'}")
