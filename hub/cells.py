@@ -15,11 +15,11 @@ from scipy.stats import binomtest
 from torch import Tensor
 from torchvision.ops import box_iou
 from tqdm import tqdm
-from transformers import AutoModelForImageClassification
 
 from hub.dataset import PBC_CLASSES, DatasetError, check_output
 from hub.metrics import text_table
 from hub.photographs import publisher_split, read_labels, read_rows
+from hub.predict import load_classifier
 from modeling_wbc import Field, WBCImageProcessor
 
 _OVERLAP = 0.5
@@ -158,6 +158,7 @@ def run(args: argparse.Namespace) -> None:
     check_output(args.output)
     if args.pbc is not None and not any((args.pbc / name).is_dir() for name in PBC_CLASSES):
         raise DatasetError(f"{args.pbc} holds no folder named as one of PBC's classes: {', '.join(PBC_CLASSES)}")
+    model = load_classifier(args.model) if args.model is not None else None
     processor = WBCImageProcessor()
     photographs = args.bccd / "Original_Images"
 
@@ -186,9 +187,9 @@ def run(args: argparse.Namespace) -> None:
     print(f"look at {args.output / 'misses.png'}: the {len(sheet)} photographs where something else is annotated")
     if args.pbc is not None:
         results["pbc"] = _find_in_pbc(find, args.pbc, args.output)
-    if args.model is not None:
+    if model is not None:
         two = {name: labels for name, labels in rows.items() if len(labels) == 2}
-        results["two_cells"] = _read_two_cells(args.model, two, photographs, args.output)
+        results["two_cells"] = _read_two_cells(model, two, photographs, args.output)
     (args.output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
@@ -246,9 +247,8 @@ def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Pa
     return figures
 
 
-def _read_two_cells(model_id: str, two: dict[str, list[str]], photographs: Path, output: Path) -> dict:
-    model = AutoModelForImageClassification.from_pretrained(model_id, trust_remote_code=True)
-    processor = WBCImageProcessor.from_pretrained(model_id, do_find_cell=True)
+def _read_two_cells(model, two: dict[str, list[str]], photographs: Path, output: Path) -> dict:
+    processor = WBCImageProcessor.from_pretrained(model.name_or_path, do_find_cell=True)
     fields = model.analyze([photographs / f"{name}.jpg" for name in two], image_processor=processor)
     rows = [["Photograph", "Labels", "Cells read"]]
     known = right = found = 0

@@ -39,6 +39,21 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+def load_classifier(source: str):
+    """A classifier of white cells by its folder or id, in evaluation mode.
+
+    Raises:
+        OSError: It cannot be loaded, or is another kind of model.
+    """
+    try:
+        model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
+    if not hasattr(model, "analyze"):
+        raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
+    return model.eval()
+
+
 def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:
     """Each path with what `model.analyze` says of it, or with None where it cannot be read, which is logged."""
     for path in paths:
@@ -53,8 +68,7 @@ def run(args: argparse.Namespace) -> None:
     """The command `python -m hub predict`."""
     check_output(args.output)
     paths = find_images(args.images)
-    model = AutoModelForImageClassification.from_pretrained(args.model, trust_remote_code=True)
-    model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     args.output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     counts, unreadable = Counter(), 0
