@@ -391,6 +391,12 @@ def test_the_photograph_is_shown_in_place_of_its_files(blood):
     torch.manual_seed(random.Random(f"3 1 {row}").getrandbits(63))
     expected = processor(train.PublisherAugmentation()(photograph.convert("RGB")), return_tensors="pt")
     assert torch.equal(images[row]["pixel_values"], expected["pixel_values"][0])
+    # With windows, it is the cell in that picture that is looked at.
+    images.image_processor = WBCImageProcessor(size=32)
+    torch.manual_seed(random.Random(f"3 1 {row}").getrandbits(63))
+    window = train.CellWindow(images.image_processor, images.augment)
+    window = window(train.PublisherAugmentation()(photograph.convert("RGB")))
+    assert torch.equal(images[row]["pixel_values"], processor(window, return_tensors="pt")["pixel_values"][0])
 
 
 def test_balance_over_data_sets_classes_and_photographs(blood):
