@@ -93,6 +93,28 @@ def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, ann
     return findings
 
 
+def find_in_empty_halves(
+    find: Callable[[Image.Image], Tensor], findings: Iterable[Finding], photographs: Path
+) -> tuple[int, int]:
+    """How many left or right halves of photographs hold no white cell, and in how many of them `find` finds one.
+
+    Only photographs in which exactly the annotated cells were found count: in others a cell may lack its annotation.
+    """
+    halves = mistaken = 0
+    for finding in findings:
+        if not finding.complete:
+            continue
+        with Image.open(photographs / f"{finding.name}.jpg") as image:
+            middle = image.width // 2
+            for left, right in ((0, middle), (middle, image.width)):
+                reach = finding.boxes.tolist() + finding.annotated.tolist()
+                if all(box[2] <= left or box[0] >= right for box in reach):
+                    halves += 1
+                    half = image.convert("RGB").crop((left, 0, right, image.height))
+                    mistaken += len(find(half)) > 0
+    return halves, mistaken
+
+
 def recall_and_precision(findings: Sequence[Finding]) -> dict:
     """Counts and shares over all boxes, with Wilson's 95 % intervals, for both kinds of match."""
     found = sum(len(finding.boxes) for finding in findings)
@@ -176,6 +198,7 @@ def run(args: argparse.Namespace) -> None:
         "all": recall_and_precision(findings),
         "test": recall_and_precision([finding for finding in findings if finding.name in set(test)]),
     }
+    halves, mistaken = find_in_empty_halves(find, findings, photographs)
     args.output.mkdir(parents=True, exist_ok=True)
     sheet = [
         (finding.name, photographs / f"{finding.name}.jpg", finding.boxes, finding.annotated)
@@ -184,6 +207,11 @@ def run(args: argparse.Namespace) -> None:
     ]
     boxes_sheet(sheet).save(args.output / "misses.png")
     print(text_table(finder_rows(results)))
+    results["empty_halves"] = {"halves": halves, "mistaken": share(mistaken, halves)}
+    print(
+        f"something is found in {mistaken} of {halves} halves of photographs that hold no white cell: "
+        f"{_percent(results['empty_halves']['mistaken'])} %"
+    )
     print(f"look at {args.output / 'misses.png'}: the {len(sheet)} photographs where something else is annotated")
     if args.pbc is not None:
         results["pbc"] = _find_in_pbc(find, args.pbc, args.output)

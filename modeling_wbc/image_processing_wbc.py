@@ -19,6 +19,8 @@ _BULGE = 0.35  # unless the smaller one's width is less than this share of the l
 _OPEN = 0.3  # and the notches beside the waist show the background in this share of them
 _CLEAR = 0.85  # of the background's green light: what shows it
 _SMALLEST = 0.15  # nuclei with less than this share of the typical area are platelets, or slivers at the border
+_PLATELET = 0.5  # and those less wide than this share of a red cell are platelets, even where there is no nucleus
+_SINGLE = 1 / 12  # unless they are wider than this share of the image, which then shows them and little else
 _MARGIN = 0.15  # how far a cell reaches beyond its nucleus on each side, in sides of the nucleus's box
 
 
@@ -193,9 +195,14 @@ def _find_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
             y, x = rows[nucleus], columns[nucleus]
             nuclei.append((x.min(), y.min(), x.max() + 1, y.max() + 1, nucleus.sum(), stains[nucleus].mean()))
     nuclei = np.array(nuclei, dtype=np.float64).reshape(-1, 6)
-    area, mean_stain = nuclei[:, 4], nuclei[:, 5]
-    typical = _typical(area)
-    nuclei = nuclei[(area >= _SMALLEST * typical) & (mean_stain >= _PALEST)]
+    width = (nuclei[:, 2:4] - nuclei[:, :2]).max(1)
+    small = width < _SINGLE * min(stain.shape)
+    if small.any():
+        nuclei = nuclei[~(small & (width < _PLATELET * _red_cell_width(stain, light)))]
+        if len(nuclei) == 0:
+            return torch.zeros(0, 4), torch.zeros(0)
+    typical = _typical(nuclei[:, 4])
+    nuclei = nuclei[(nuclei[:, 4] >= _SMALLEST * typical) & (nuclei[:, 5] >= _PALEST)]
 
     low, high, area, mean_stain = nuclei[:, :2], nuclei[:, 2:4], nuclei[:, 4], nuclei[:, 5]
     limit = np.array(stain.shape[::-1])
@@ -257,6 +264,22 @@ def _cells(stain: np.ndarray, light: np.ndarray, threshold: float):
             yield rows[pixels], columns[pixels], stains[pixels]
         else:
             queue += [pixels[second], pixels[~second]]
+
+
+def _red_cell_width(stain: np.ndarray, light: np.ndarray) -> float:
+    """About the width of a red cell, in pixels of what `_stain` gives; 0 where there is none.
+
+    Half of the area of what is dark and has no stain lies in runs of at most this many pixels, along the rows or the
+    columns, whichever are shorter: red cells that hang together are long one way only.
+    """
+    red = (light < _CLEAR) & (stain < _FAINTEST)
+    if not red.any():
+        return 0.0
+    widths = []
+    for mask in (red, red.T):
+        edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+        widths.append(_typical(np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]))
+    return float(min(widths))
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

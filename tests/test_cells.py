@@ -162,6 +162,8 @@ def test_reports_what_was_found(raw, tmp_path, capsys):
         assert everything[kind]["matched"] == 13
         assert everything[kind]["recall"][0] == everything[kind]["precision"][0] == 13 / 14
     assert results["test"]["photographs"] == 2
+    # Halves of the eight others of one cell that it does not reach into, without a platelet in this drawing or with.
+    assert 0 < results["empty_halves"]["halves"] <= 8
     assert "92.9 (68.5 to 98.7)" in printed
     assert "the 2 photographs where something else is annotated" in printed
     assert (results["pbc"]["images"], results["pbc"]["unreadable"], results["pbc"]["near"][0]) == (2, 1, 0.5)
