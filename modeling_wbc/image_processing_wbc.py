@@ -18,6 +18,7 @@ _WAIST = 0.6  # two cells touch where the width is less than this share of the s
 _BULGE = 0.35  # unless the smaller one's width is less than this share of the larger one's: then it is a bump
 _OPEN = 0.3  # and the notches beside the waist show the background in this share of them
 _CLEAR = 0.85  # of the background's green light: what shows it
+_BLACK = 0.2  # of it: what is darker lies outside of the field
 _SMALLEST = 0.15  # nuclei with less than this share of the typical area are platelets, or slivers at the border
 _PLATELET = 0.5  # and those less wide than this share of a red cell are platelets, even where there is no nucleus
 _SINGLE = 1 / 12  # unless they are wider than this share of the image, which then shows them and little else
@@ -178,7 +179,7 @@ def _find_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
     In NumPy, whose single thread is faster at this size than PyTorch's many, and leaves the others to the network.
     """
     longest = max(image.shape)
-    step = 1 if longest < 480 else max(2, round(longest / 1280))
+    step = min(1 if longest < 480 else max(2, round(longest / 1280)), *image.shape[1:])
     stain, light = _stain(image, step)
     stained = stain[stain > _FAINTEST].astype(np.float64)
     if len(stained) == 0:
@@ -269,10 +270,10 @@ def _cells(stain: np.ndarray, light: np.ndarray, threshold: float):
 def _red_cell_width(stain: np.ndarray, light: np.ndarray) -> float:
     """About the width of a red cell, in pixels of what `_stain` gives; 0 where there is none.
 
-    Half of the area of what is dark and has no stain lies in runs of at most this many pixels, along the rows or the
-    columns, whichever are shorter: red cells that hang together are long one way only.
+    Half of the area of what is dark, not black, and has no stain lies in runs of at most this many pixels, along the
+    rows or the columns, whichever are shorter: red cells that hang together are long one way only.
     """
-    red = (light < _CLEAR) & (stain < _FAINTEST)
+    red = (light > _BLACK) & (light < _CLEAR) & (stain < _FAINTEST)
     if not red.any():
         return 0.0
     widths = []

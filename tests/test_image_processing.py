@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from torchvision.ops import box_iou
 from transformers import AutoImageProcessor, ViTImageProcessor
@@ -26,7 +26,7 @@ needs_bccd = pytest.mark.skipif(BCCD is None, reason="WBC_BCCD_DIR names no fold
 needs_pbc = pytest.mark.skipif(PBC is None, reason="WBC_PBC_DIR names no folder of real images")
 
 # What each thing lets through of the background's red, green and blue.
-RED_CELL, CYTOPLASM, NUCLEUS, PLATELET = (0.88, 0.66, 0.64), (0.86, 0.8, 0.88), (0.42, 0.28, 0.64), (0.7, 0.56, 0.8)
+RED_CELL, CYTOPLASM, NUCLEUS, PLATELET = (0.88, 0.66, 0.64), (0.86, 0.8, 0.88), (0.42, 0.28, 0.64), (0.62, 0.44, 0.78)
 ROUND = [(0.0, 0.0, 1.0)]
 
 
@@ -170,8 +170,20 @@ def test_lobes_of_one_nucleus_are_one_cell(lobes):
     assert_found(*scene([(160, 120, 30, lobes)]))
 
 
+PLATELETS = [(60, 60, 7), (250, 60, 9), (205, 150, 8), (70, 180, 6)]
+
+
 def test_platelets_beside_a_cell_are_no_cells():
-    assert_found(*scene([(160, 120, 28, ROUND)], platelets=[(60, 60, 7), (250, 60, 9), (205, 150, 8), (70, 180, 6)]))
+    assert_found(*scene([(160, 120, 28, ROUND)], platelets=PLATELETS))
+
+
+def test_platelets_of_a_field_without_a_cell_are_no_cells():
+    image, _ = scene([], platelets=PLATELETS)
+    assert len(WBCImageProcessor().find_cells(image)[0]) == 0
+    # But one that fills an image is what that image is of.
+    left, top, right, bottom = 225, 35, 275, 85
+    boxes, _ = WBCImageProcessor().find_cells(image.crop((left, top, right, bottom)))
+    assert len(boxes) == 1 and box_iou(boxes, grown(torch.tensor([[16.0, 16, 34, 34]]))) > 0.6
 
 
 def test_black_borders_of_a_rotation_are_no_cells():
@@ -180,6 +192,11 @@ def test_black_borders_of_a_rotation_are_no_cells():
     framed = Image.new("RGB", (480, 400))
     framed.paste(image, (80, 80))
     assert_found(framed, nuclei + 80)
+    # Nor do they tell how large red cells are.
+    few, nuclei = scene([(500, 450, 24, ROUND), (1100, 700, 22, ROUND)], (1600, 1200), red=300)
+    through_an_eyepiece = Image.new("L", few.size)
+    ImageDraw.Draw(through_an_eyepiece).ellipse((250, 50, 1350, 1150), fill=255)
+    assert_found(Image.composite(few, Image.new("RGB", few.size), through_an_eyepiece), nuclei, overlap=0.65)
 
 
 @pytest.mark.parametrize("label", ["eosinophil", "lymphocyte", "monocyte", "neutrophil"])
@@ -196,6 +213,7 @@ def nothing():
         "black": Image.new("RGB", (320, 240)),
         "one pixel": Image.new("RGB", (1, 1), "white"),
         "one row": Image.new("RGB", (300, 1), "pink"),
+        "one long column": Image.new("RGB", (1, 5000), "pink"),
         "grey noise": Image.fromarray(grey),
         "red cells": scene([])[0],
     }
