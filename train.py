@@ -584,7 +584,7 @@ def main(arguments: list[str] | None = None) -> None:
     image_processor = load_image_processor(source, model.config.image_size, data_args.find_cell)
     if image_processor.do_find_cell and args.dataloader_num_workers == 0:
         # So that the network does not wait for windows to be found.
-        args.dataloader_num_workers = max(1, (os.cpu_count() or 1) // args.world_size - 1)
+        args.dataloader_num_workers = max(1, min(8, (os.cpu_count() or 1) // args.world_size - 1))
     memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     # The model's order of the classes counts, which need not be the dataset's.
