@@ -329,7 +329,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         ```python
         field = model.analyze("smear.jpg")
         field.differential  # {"eosinophil": 0.5, ...}
-        field.draw(Image.open("smear.jpg")).save("analysed.png")
+        field.draw(PIL.Image.open("smear.jpg")).save("analysed.png")
         ```
 
         Args:
