@@ -278,9 +278,16 @@ def _red_cell_width(stain: np.ndarray, light: np.ndarray) -> float:
         return 0.0
     widths = []
     for mask in (red, red.T):
-        edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-        widths.append(_typical(np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1]))
+        _, start, stop = _runs(mask)
+        widths.append(_typical(stop - start))
     return float(min(widths))
+
+
+def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, first column and the column after the last, of the runs of pixels along the rows of a mask (H, W)."""
+    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    row, start = np.nonzero(edges == 1)
+    return row, start, np.nonzero(edges == -1)[1]
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -289,14 +296,11 @@ def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Pixels are of one component that touch at a side or a corner. The runs of pixels along each row are joined with
     the runs of the next row that they touch, by union and find over all at once.
     """
-    height, width = mask.shape
-    edges = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    row, start = np.nonzero(edges == 1)
-    stop = np.nonzero(edges == -1)[1]
+    row, start, stop = _runs(mask)
     # Positions in the order of reading, with a gap between rows, so that bisection finds the touching runs.
-    row_start = row * (width + 2)
-    first = np.searchsorted(row_start + stop, row_start + width + 2 + start)
-    last = np.searchsorted(row_start + start, row_start + width + 2 + stop, side="right")
+    stride = mask.shape[1] + 2
+    first = np.searchsorted(row * stride + stop, (row + 1) * stride + start)
+    last = np.searchsorted(row * stride + start, (row + 1) * stride + stop, side="right")
     count = np.maximum(0, last - first)
     upper = np.repeat(np.arange(len(row)), count)
     lower = np.arange(count.sum()) + np.repeat(first - np.cumsum(count) + count, count)
