@@ -4,6 +4,7 @@ import os
 import re
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from PIL import Image
@@ -346,7 +347,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
             ValueError: if an image cannot be read; the message names the file.
         """
         if image_processor is None:
-            image_processor = self._image_processor()
+            image_processor = self._image_processor
         several = isinstance(images, (list, tuple))
         names = tuple(self.config.id2label[index] for index in range(self.config.num_labels))
         fields, waiting = [], []  # of `waiting` cells: the field, box, score and pixel values
@@ -382,8 +383,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
             self.train(training)
         return fields if several else fields[0]
 
+    @cached_property
     def _image_processor(self) -> WBCImageProcessor:
-        """The image processor that lies with the weights; for weights from nowhere, a new one."""
+        """The image processor that lies with the weights, read once; for weights from nowhere, a new one."""
         source = self.config.name_or_path
         if not source:
             return WBCImageProcessor(size=self.config.image_size)
