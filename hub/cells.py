@@ -4,7 +4,7 @@ import argparse
 import json
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +93,11 @@ def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, ann
     return findings
 
 
-def find_in_empty_halves(
-    find: Callable[[Image.Image], Tensor], findings: Iterable[Finding], photographs: Path
-) -> tuple[int, int]:
-    """How many left or right halves of photographs hold no white cell, and in how many of them `find` finds one.
+def empty_halves(findings: Iterable[Finding], photographs: Path) -> Iterator[Image.Image]:
+    """The left and right halves of photographs that hold no white cell.
 
     Only photographs in which exactly the annotated cells were found count: in others a cell may lack its annotation.
     """
-    halves = mistaken = 0
     for finding in findings:
         if not finding.complete:
             continue
@@ -109,10 +106,7 @@ def find_in_empty_halves(
             for left, right in ((0, middle), (middle, image.width)):
                 reach = finding.boxes.tolist() + finding.annotated.tolist()
                 if all(box[2] <= left or box[0] >= right for box in reach):
-                    halves += 1
-                    half = image.convert("RGB").crop((left, 0, right, image.height))
-                    mistaken += len(find(half)) > 0
-    return halves, mistaken
+                    yield image.convert("RGB").crop((left, 0, right, image.height))
 
 
 def recall_and_precision(findings: Sequence[Finding]) -> dict:
@@ -147,18 +141,21 @@ def named_right(field: Field, labels: Iterable[str]) -> int:
     return sum((Counter(labels) & Counter(cell.label for cell in field.cells)).values())
 
 
-def boxes_sheet(images: Sequence[tuple[str, Path, Tensor, Tensor]], columns: int = 4, width: int = 320) -> Image.Image:
+def boxes_sheet(
+    images: Sequence[tuple[str, Path | Image.Image, Tensor, Tensor]], columns: int = 4, width: int = 320
+) -> Image.Image:
     """Images side by side, each under its caption, with what is annotated in green and what was found in red.
 
     Args:
-        images: (caption, path, boxes, annotated boxes) of each.
+        images: (caption, file or image, boxes, annotated boxes) of each.
         columns: How many stand in a line.
         width: Of each, in pixels.
     """
     tiles = []
-    for caption, path, boxes, annotated in images:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+    for caption, image, boxes, annotated in images:
+        if not isinstance(image, Image.Image):
+            with Image.open(image) as image:
+                image = image.convert("RGB")
         scale = width / image.width
         tile = Image.new("RGB", (width, round(image.height * scale) + 16), "white")
         tile.paste(image.resize((width, tile.height - 16)), (0, 16))
@@ -198,7 +195,8 @@ def run(args: argparse.Namespace) -> None:
         "all": recall_and_precision(findings),
         "test": recall_and_precision([finding for finding in findings if finding.name in set(test)]),
     }
-    halves, mistaken = find_in_empty_halves(find, findings, photographs)
+    finds = [len(find(half)) > 0 for half in empty_halves(findings, photographs)]
+    halves, mistaken = len(finds), sum(finds)
     args.output.mkdir(parents=True, exist_ok=True)
     sheet = [
         (finding.name, photographs / f"{finding.name}.jpg", finding.boxes, finding.annotated)
@@ -210,7 +208,7 @@ def run(args: argparse.Namespace) -> None:
     results["empty_halves"] = {"halves": halves, "mistaken": share(mistaken, halves)}
     print(
         f"something is found in {mistaken} of {halves} halves of photographs that hold no white cell: "
-        f"{_percent(results['empty_halves']['mistaken'])} %"
+        f"{format_share(results['empty_halves']['mistaken'])} %"
     )
     print(f"look at {args.output / 'misses.png'}: the {len(sheet)} photographs where something else is annotated")
     if args.pbc is not None:
@@ -236,12 +234,13 @@ def finder_rows(results: dict) -> list[list[str]]:
                     f"{figures['found']}",
                     criterion,
                 ]
-                + [_percent(figures[kind][name]) for name in ("recall", "precision")]
+                + [format_share(figures[kind][name]) for name in ("recall", "precision")]
             )
     return rows
 
 
-def _percent(figure: list[float]) -> str:
+def format_share(figure: Sequence[float]) -> str:
+    """What `share` returns, in percent."""
     value, low, high = (100 * part for part in figure)
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
@@ -270,7 +269,7 @@ def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Pa
     boxes_sheet(far[:120], columns=10, width=160).save(output / "pbc_misses.png")
     print(
         f"PBC: in {read - len(far):,} of {read:,} images the foremost cell lies within a fifth of the image from its "
-        f"middle: {_percent(figures['near'])} %; {unreadable} could not be read"
+        f"middle: {format_share(figures['near'])} %; {unreadable} could not be read"
     )
     return figures
 
