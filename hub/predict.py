@@ -71,25 +71,30 @@ def run(args: argparse.Namespace) -> None:
     model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     args.output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    counts, unreadable = Counter(), 0
+    counts, unknown, unreadable = Counter(), 0, 0
     with open(args.output / "cells.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "left", "top", "right", "bottom", "score", "label", "distance", *labels])
+        writer.writerow(["file", "left", "top", "right", "bottom", "score", "label", "known", "distance", *labels])
         for number, (path, field) in enumerate(tqdm(read_images(model, paths), total=len(paths), unit="image")):
             if field is None:
                 unreadable += 1
                 continue
-            counts.update(cell.label for cell in field.cells)
+            counts.update(field.counts)
+            unknown += field.unknown
             for cell in field.cells:
                 box = [f"{side:.1f}" for side in cell.box]
                 shares = [f"{share:.5f}" for share in cell.probabilities.values()]
-                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, f"{cell.distance:.3f}", *shares])
+                known = "yes" if cell.known else "no"
+                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, known, f"{cell.distance:.3f}", *shares])
             if args.draw:
                 with Image.open(path) as image:
                     field.draw(image).save(args.output / f"{number:05d}-{path.stem}.png")
-    total = sum(counts.values())
+    total = counts.total()
     rows = [["Type", "Cells", "Share (%)"]]
     rows += [[label, f"{counts[label]:,}", f"{100 * counts[label] / max(1, total):.1f}"] for label in labels]
     print(text_table(rows))
-    print(f"{total:,} cells in {len(paths) - unreadable:,} images; {unreadable:,} could not be read")
+    print(
+        f"{total:,} cells, and {unknown:,} that are none of these, in {len(paths) - unreadable:,} images; "
+        f"{unreadable:,} could not be read"
+    )
     print(f"each cell's box and probabilities are in {args.output / 'cells.csv'}")

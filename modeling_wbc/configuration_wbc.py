@@ -32,6 +32,11 @@ class WBCConfig(ResNetConfig):
         mining (`str`, defaults to `"batch"`): which pairs the centre loss looks at, see [`HardMinedCenterLoss`].
         image_size (`int`, defaults to 224): height and width in pixels of the network's input. The image processor
             that is saved with the model resizes to it.
+        temperature (`float`, defaults to 1.0): what the classifier's scores are divided by, above 0, so that the
+            softmax of the logits is as often right as it says (Guo et al. 2017). Fitted after training.
+        max_distance (`float`, *optional*): how far an embedding may lie from the nearest class centre, as
+            [`WBCImageClassifierOutput.distance`] has it. What lies farther is none of the classes, and `analyze` says
+            so. Chosen after training; None takes everything for one of the classes.
 
     Raises:
         ValueError: if an argument is outside the values given above.
@@ -50,6 +55,8 @@ class WBCConfig(ResNetConfig):
     center_loss_alpha: float = 0.5
     mining: str = "batch"
     image_size: int = 224
+    temperature: float = 1.0
+    max_distance: float | None = None
 
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
@@ -72,6 +79,10 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"center_loss_margin must be at least 0, got {self.center_loss_margin}")
         if not 0 <= self.center_loss_alpha <= 1:
             raise ValueError(f"center_loss_alpha must be in [0, 1], got {self.center_loss_alpha}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.max_distance is not None and not self.max_distance > 0:
+            raise ValueError(f"max_distance must be above 0 or None, got {self.max_distance}")
 
 
 WBCConfig.register_for_auto_class()

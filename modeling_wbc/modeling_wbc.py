@@ -244,7 +244,10 @@ class WBCImageClassifierOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor` of shape `()`, with labels only): equation 12, `cross_entropy` + lambda `center_loss`.
-        logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax.
+        logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax, already divided by
+            `config.temperature`.
+        distance (`torch.Tensor` of shape `(N,)`): how far the embedding lies from the nearest class centre, at least
+            0: the Euclidean distance, in float32. Beyond `config.max_distance` the image shows none of the classes.
         embeddings (`torch.Tensor` of shape `(N, 512)`): the pooled features that the classifier and the centres see.
         hidden_states (tuple of five `torch.Tensor` of shape `(N, C, H, W)`, on request): the feature maps before and
             after every stage.
@@ -254,6 +257,7 @@ class WBCImageClassifierOutput(ModelOutput):
 
     loss: Tensor | None = None
     logits: Tensor | None = None
+    distance: Tensor | None = None
     embeddings: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     cross_entropy: Tensor | None = None
@@ -302,7 +306,11 @@ class WBCForImageClassification(WBCPreTrainedModel):
             check_labels(labels, pixel_values.shape[0], self.config.num_labels)
         outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states)
         embeddings = outputs.pooler_output.flatten(1)
-        logits = self.classifier(embeddings)
+        logits = self.classifier(embeddings) / self.config.temperature
+        with torch.no_grad():
+            # Element by element: matrix products are coarse in float16 and under autocast.
+            offsets = embeddings[:, None].float() - self.center_loss.centers.float()
+            distance = offsets.square().sum(-1).amin(1).sqrt()
 
         loss = cross_entropy = center_loss = None
         if labels is not None:
@@ -312,6 +320,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         return WBCImageClassifierOutput(
             loss=loss,
             logits=logits,
+            distance=distance,
             embeddings=embeddings,
             hidden_states=outputs.hidden_states,
             cross_entropy=cross_entropy,
@@ -325,7 +334,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         image_processor: WBCImageProcessor | None = None,
         batch_size: int = 32,
     ) -> Field | list[Field]:
-        """Finds the white cells of images and classifies each.
+        """Finds the white cells of images and classifies each, or says that it is nothing the model knows.
 
         ```python
         field = model.analyze("smear.jpg")
@@ -355,14 +364,13 @@ class WBCForImageClassification(WBCPreTrainedModel):
         def classify():
             pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
             outputs = self(pixel_values)
-            embeddings, centers = outputs.embeddings.float(), self.center_loss.centers.float()
-            distances = (embeddings[:, None] - centers).square().sum(-1).sqrt().amin(1)
             probabilities = outputs.logits.float().softmax(-1)
             for (field, box, score, _), row, distance in zip(
-                waiting, probabilities.tolist(), distances.tolist(), strict=True
+                waiting, probabilities.tolist(), outputs.distance.tolist(), strict=True
             ):
                 label = names[row.index(max(row))]
-                field.cells.append(Cell(tuple(box), score, label, dict(zip(names, row, strict=True)), distance))
+                known = self.config.max_distance is None or distance <= self.config.max_distance
+                field.cells.append(Cell(tuple(box), score, label, dict(zip(names, row, strict=True)), distance, known))
             waiting.clear()
 
         training = self.training

@@ -140,6 +140,29 @@ def test_erythroblasts_and_platelets_are_not_in_the_differential_count():
     assert set(Field(cells("platelet"), EIGHT).differential.values()) == {0}
 
 
+def test_what_lies_far_from_every_class_is_unknown(model, mosaic, tmp_path):
+    distances = sorted(cell.distance for cell in model.analyze(mosaic).cells)
+    model.save_pretrained(tmp_path)
+    limit = (distances[3] + distances[4]) / 2
+    limited = WBCForImageClassification.from_pretrained(tmp_path, max_distance=limit)
+    field = limited.analyze(mosaic, image_processor=WBCImageProcessor(size=48))
+    assert [cell.known for cell in field.cells] == [cell.distance <= limit for cell in field.cells]
+    assert (field.unknown, sum(field.counts.values())) == (2, 4)
+    assert sum(field.differential.values()) == pytest.approx(1)
+    assert model.analyze(mosaic).unknown == 0
+
+    plain = np.asarray(Image.new("RGB", (320, 240), "white"))
+    (cell,) = cells("neutrophil")
+    pictures = []
+    for known in (True, False):
+        shown = dataclasses.replace(cell, box=(100, 80, 220, 200), known=known)
+        drawn = np.asarray(Field([shown], EIGHT).draw(Image.fromarray(plain)))
+        pictures.append({tuple(color) for color in np.unique(drawn[199, 102:218], axis=0).tolist()})
+    assert len(pictures[0]) == len(pictures[1]) == 1 and pictures[0] != pictures[1]
+    ((red, green, blue),) = pictures[1]
+    assert red == green == blue  # grey, as no type is
+
+
 def test_draws_boxes_and_labels_into_a_copy():
     image = Image.new("RGBA", (640, 480), (228, 224, 216, 255))
     before = image.tobytes()

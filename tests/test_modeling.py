@@ -106,6 +106,9 @@ def test_config_takes_other_labels():
         ("center_loss_margin", -1.0),
         ("center_loss_alpha", -0.1),
         ("center_loss_alpha", 1.1),
+        ("temperature", 0),
+        ("temperature", -1.0),
+        ("max_distance", 0.0),
         ("layer_type", "bottleneck"),
     ],
 )
@@ -308,6 +311,28 @@ def test_loss_is_cross_entropy_and_the_weighted_centre_loss(mining, training):
         torch.testing.assert_close(result, expected)
 
 
+def test_logits_are_divided_by_the_temperature_and_nothing_else_is():
+    plain, cool = tiny_model().eval(), tiny_model(temperature=0.25).eval()
+    cool.load_state_dict(plain.state_dict())
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        before, after = plain(images), cool(images)
+    torch.testing.assert_close(after.logits, 4 * before.logits)
+    torch.testing.assert_close(after.distance, before.distance)
+    torch.testing.assert_close(after.embeddings, before.embeddings)
+
+
+def test_distance_is_that_to_the_nearest_centre():
+    model = tiny_model().eval()
+    model.center_loss.centers.normal_()
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        output = model(images)
+    expected = torch.cdist(output.embeddings, model.center_loss.centers).amin(1)
+    assert output.distance.shape == (5,)
+    torch.testing.assert_close(output.distance, expected)
+
+
 def test_hidden_states_on_request():
     model = tiny_model()
     output = model(images(), output_hidden_states=True)
@@ -324,7 +349,8 @@ def test_tuple_on_request():
     output = model(images(), labels)
     result = model(images(), labels, return_dict=False)
     assert isinstance(result, tuple)
-    expected = (output.loss, output.logits, output.embeddings, output.cross_entropy, output.center_loss)
+    names = ("loss", "logits", "distance", "embeddings", "cross_entropy", "center_loss")
+    expected = tuple(output[name] for name in names)
     torch.testing.assert_close(result, expected)
     result = model.resnet(images(), return_dict=False)
     assert isinstance(result, tuple)
