@@ -26,12 +26,14 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hub import dataset as hub_dataset
+from hub.calibration import choose_max_distance, fit_temperature
 from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_predictions
 from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
@@ -80,47 +82,77 @@ class PublisherAugmentation:
         return Image.fromarray(np.rint(pixels * (255 / max(1.0, pixels.max()))).astype(np.uint8))
 
 
+class StainJitter:
+    """An image of a smear -> the same smear as another lab could have stained and lit it: a tensor (3, H, W), uint8.
+
+    In optical density, which is the amount of stain times its colour (Beer and Lambert), the image is taken apart into
+    haematoxylin, eosin and diaminobenzidine (Ruifrok & Johnston 2001), whose mixtures the dyes of blood smears are.
+    The amount of each is multiplied by a factor between 1 - `stain` and 1 + `stain` (Tellez et al. 2018), and the
+    light of each channel by one between exp(-`light`) and exp(`light`), all uniform but for the exponential. Draws
+    from torch's generator.
+    """
+
+    stain = 0.3
+    light = 0.05
+    # Rows: what each stain takes of red, green and blue light.
+    colors = torch.tensor([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
+
+    def __init__(self):
+        self.amounts = torch.linalg.inv(self.colors)
+
+    def __call__(self, image) -> Tensor:
+        pixels = v2.functional.to_image(image)
+        density = -torch.log((pixels.float() + 1) / 256).flatten(1)  # (3, H * W)
+        factors = 1 + self.stain * (2 * torch.rand(3) - 1)
+        light = self.light * (2 * torch.rand(3, 1) - 1)
+        mixed = (self.amounts * factors) @ self.colors  # (3, 3), from densities to densities
+        jittered = 256 * torch.exp(light - mixed.T @ density) - 1
+        return jittered.clamp(0, 255).round().to(torch.uint8).reshape(pixels.shape)
+
+
+_FLIPS_AND_ROTATIONS = (
+    v2.RandomHorizontalFlip(),
+    v2.RandomVerticalFlip(),
+    v2.RandomRotation(180, interpolation=InterpolationMode.BILINEAR),
+)
 # What may be done to a training image. The paper rotates and flips, and changes neither scale nor colour, because the
 # size and the intensity of the nucleus tell the classes apart.
 AUGMENTATIONS = {
     "none": None,
-    "paper": v2.Compose(
-        [
-            v2.RandomHorizontalFlip(),
-            v2.RandomVerticalFlip(),
-            v2.RandomRotation(180, interpolation=InterpolationMode.BILINEAR),
-        ]
-    ),
+    "paper": v2.Compose(_FLIPS_AND_ROTATIONS),
+    "strong": v2.Compose([*_FLIPS_AND_ROTATIONS, StainJitter()]),
 }
 
 
 class CellWindow:
-    """A training image -> the window around its foremost cell, as the network sees it: a tensor (3, S, S).
+    """A training image -> the window around one of its cells, as the network sees it: a tensor (3, S, S).
 
     Place and size of the window vary, so that the classifier forgives the finder: it is shifted by up to a tenth of
     its side and zoomed by 0.75 to 1.35, log-uniformly. `augment` is applied to a larger piece, so that a rotation
-    turns the cell's surroundings in and not black corners. An image without a cell stays whole. Draws from torch's
-    generator.
+    turns the cell's surroundings in and not black corners, and scaled down, where it is large, to what the network
+    can see the details of. Draws from torch's generator.
     """
 
     shift = 0.1
     zoom = (0.75, 1.35)
+    detail = 1.5  # pixels of the piece for each of the network's input
 
     def __init__(self, image_processor: WBCImageProcessor, augment):
         self.image_processor = image_processor
         self.augment = augment
 
-    def __call__(self, image: Image.Image):
-        boxes, _ = self.image_processor.find_cells(image)
-        if len(boxes) == 0:
-            return self.augment(image)
-        left, top, right, _ = self.image_processor.windows(boxes[:1])[0].tolist()
+    def __call__(self, image: Image.Image, box: Tensor) -> Tensor:
+        """The window around the cell in `box` (4,): left, top, right and bottom in pixels."""
+        left, top, right, _ = self.image_processor.windows(box[None])[0].tolist()
         x, y, size = (torch.rand(3, dtype=torch.float64) * 2 - 1).tolist()
         low, high = map(math.log, self.zoom)
         side = (right - left) * math.exp((low + high + size * (high - low)) / 2)
         x, y = (left + right) / 2 + self.shift * side * x, top + (right - left) / 2 + self.shift * side * y
         half = side * math.sqrt(2) / 2
         (piece,) = self.image_processor.crop(image, torch.tensor([[x - half, y - half, x + half, y + half]]))
+        if side > (seen := self.detail * self.image_processor.size["height"]):
+            side = seen
+            piece = v2.functional.resize(piece, [math.ceil(side * math.sqrt(2))] * 2, antialias=True)
         return v2.functional.center_crop(self.augment(piece), [max(1, round(side))])
 
 
@@ -144,7 +176,8 @@ class DataArguments:
         default="paper",
         metadata={
             "choices": list(AUGMENTATIONS),
-            "help": "What happens to training images: 'paper' flips and rotates them, any angle.",
+            "help": "What happens to training images: 'paper' flips and rotates them, any angle; 'strong' also varies "
+            "stain and light.",
         },
     )
     photographs: bool = field(
@@ -161,6 +194,13 @@ class DataArguments:
             "const": True,
             "help": "Whether to show the network a window around each image's cell, in training with varied place and "
             "size, and not the whole field. Default: as the weights were trained, or not.",
+        },
+    )
+    train_on: str | None = field(
+        default=None,
+        metadata={
+            "help": "The only data set to train, validate and calibrate on, of those that the column `dataset` names: "
+            "what travels to the others shows in the test split. Default: all."
         },
     )
     balanced: bool = field(
@@ -282,6 +322,8 @@ class CellImages(torch.utils.data.Dataset):
         self.augment = augment
         self.seed = seed
         self.epoch = 0
+        # Of each row's foremost cell, not a number before it is looked for: once, and for all worker processes.
+        self.boxes = torch.full((len(dataset), 4), torch.nan).share_memory_()
         self.photographs = photographs
         if photographs is not None:
             row_of = {name: row for row, name in enumerate(photographs["photograph"][:])}
@@ -294,25 +336,31 @@ class CellImages(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        steps = []
-        if self.photographs is not None and self.photograph_rows[index] is not None:
-            image: Image.Image = self.photographs[self.photograph_rows[index]]["image"].convert("RGB")
-            steps.append(PublisherAugmentation())
-        else:
-            image = self.dataset[index]["image"].convert("RGB")
+        photograph = None if self.photographs is None else self.photograph_rows[index]
+        source, row = (self.dataset, index) if photograph is None else (self.photographs, photograph)
+        image: Image.Image = source[row]["image"].convert("RGB")
         find_cell = self.image_processor.do_find_cell
-        if self.augment is not None and find_cell:
-            steps.append(CellWindow(self.image_processor, self.augment))
-            find_cell = False
-        elif self.augment is not None and not steps:
-            steps.append(self.augment)
-        if steps:
+        if self.augment is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63))
-                for step in steps:
-                    image = step(image)
+                # Not `torch.manual_seed`, which takes a millisecond to seed the accelerators too.
+                torch.default_generator.manual_seed(random.Random(f"{self.seed} {self.epoch} {index}").getrandbits(63))
+                if photograph is not None:
+                    image = PublisherAugmentation()(image)
+                box = self._box(image, index, changes=photograph is not None) if find_cell else torch.zeros(4)
+                if box.any():
+                    image = CellWindow(self.image_processor, self.augment)(image, box)
+                elif find_cell or photograph is None:
+                    image = self.augment(image)
+            find_cell = False
         pixel_values = self.image_processor(image, do_find_cell=find_cell, return_tensors="pt")["pixel_values"][0]
         return {"pixel_values": pixel_values, "labels": self.labels[index]}
+
+    def _box(self, image: Image.Image, index: int, changes: bool) -> Tensor:
+        """The box of the image's foremost cell, or zeros where it has none."""
+        if changes or self.boxes[index].isnan().any():
+            boxes, _ = self.image_processor.find_cells(image)
+            self.boxes[index] = boxes[0] if len(boxes) else 0
+        return self.boxes[index]
 
 
 class BalancedSampler(torch.utils.data.Sampler):
@@ -466,6 +514,18 @@ def checkpoint_to_resume(args: WBCTrainingArguments) -> str | None:
     return args.resume_from_checkpoint
 
 
+def only_of(dataset, name: str):
+    """The splits, with those for training and validation cut to the rows whose column `dataset` says `name`."""
+    known = dataset["train"].unique("dataset") if "dataset" in dataset["train"].column_names else []
+    if name not in known:
+        raise TrainingError(f"--train_on names {name!r}; the column `dataset` of the training split has {known}.")
+    cut = {}
+    for split in {"train", "validation"} & set(dataset):
+        (rows,) = np.nonzero(np.array(dataset[split]["dataset"][:]) == name)
+        cut[split] = dataset[split].select(rows)
+    return type(dataset)({**dataset, **cut})
+
+
 def base_weights(model_args: ModelArguments, data_args: DataArguments) -> str | None:
     """Where the weights start: an id or a folder, or None for random ones."""
     default = IMAGENET_WEIGHTS if data_args.dataset_name else "none"
@@ -493,6 +553,8 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
             model = WBCForImageClassification(WBCConfig(**labels, **overrides))
         else:
             config = WBCConfig.from_pretrained(source, **overrides)
+            if do_train:  # What was fitted to these weights does not fit those to come.
+                config.temperature, config.max_distance = 1.0, None
             known = set(config.id2label.values())
             if known == set(names) or (not do_train and known >= set(names)):
                 model = WBCForImageClassification.from_pretrained(source, config=config, use_safetensors=True)
@@ -535,16 +597,34 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def calibrate(trainer: WBCTrainer) -> None:
+    """Fits temperature and limit of distance to the validation split, into the model's configuration."""
+    images, config = trainer.eval_dataset, trainer.model.config
+    output = trainer.predict(images, metric_key_prefix="calibration")
+    logits, distances = output.predictions
+    origins = images.dataset["dataset"][:] if "dataset" in images.dataset.column_names else None
+    config.temperature = fit_temperature(logits, output.label_ids)
+    config.max_distance = choose_max_distance(distances, origins)
+    logger.info(
+        f"fitted to {len(images)} images of validation: temperature {config.temperature:.3f}, known up to a distance "
+        f"of {config.max_distance:.2f}"
+    )
+
+
 def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], split: str, seen_fields: set) -> dict:
     """Figures of one split, also written to `<split>_results.json`, and its predictions, `<split>_predictions.csv`."""
     output = trainer.predict(images, metric_key_prefix=split)
+    logits, distances = output.predictions
+    limit = trainer.model.config.max_distance
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    results |= evaluate_logits(output.predictions, output.label_ids, names, columns, seen_fields)
+    known = None if limit is None else distances <= limit
+    results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, known)
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         write_json(folder / f"{split}_results.json", results)
-        write_predictions(folder / f"{split}_predictions.csv", output.predictions, output.label_ids, names, columns)
+        columns["distance"] = [f"{distance:.4f}" for distance in distances]
+        write_predictions(folder / f"{split}_predictions.csv", logits, output.label_ids, names, columns)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
         if results["subsets"]:
             print(f"\n{split}, in parts\n{text_table(parts_rows(results))}")
@@ -578,6 +658,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"has only {', '.join(dataset)}. `python -m hub dataset build bccd` makes one where it finds the "
             "photographs."
         )
+    if data_args.train_on:
+        dataset = only_of(dataset, data_args.train_on)
     names = dataset[needed[0]].features["label"].names
     source = base_weights(model_args, data_args)
     model = load_model(model_args, source, names, args.do_train)
@@ -609,7 +691,7 @@ def main(arguments: list[str] | None = None) -> None:
         eval_dataset=images("validation") if "validation" in dataset else None,
         processing_class=image_processor,
         compute_metrics=lambda output: metric.compute(
-            predictions=output.predictions.argmax(-1), references=output.label_ids, label_names=names
+            predictions=output.predictions[0].argmax(-1), references=output.label_ids, label_names=names
         ),
         optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
         memory_format=memory_format,
@@ -619,6 +701,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.do_train:
         trainer.add_callback(AugmentationEpoch(trainer.train_dataset))
         metrics = trainer.train(resume_from_checkpoint=resume).metrics
+        if trainer.eval_dataset is not None:
+            calibrate(trainer)
         with trainer.saving(Path(args.output_dir)):
             trainer.save_model()
             trainer.save_state()
@@ -644,6 +728,7 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
     return {
         "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
+        "dataset": data_args.dataset_name,
         "base_model": base_weights(model_args, data_args),
         "recipe": {
             "Network": f"ResNet-34, norm layout {config.norm_layout}, {config.image_size} x {config.image_size} px",
@@ -658,12 +743,19 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Label smoothing": args.label_smoothing_factor,
             "Augmentation": data_args.augment
             + (", of BCCD its photographs afresh as the publisher did it" if data_args.photographs else ""),
+            "Data sets": data_args.train_on or "all",
             "Sampling": "evenly over data sets, classes and photographs" if data_args.balanced else "every image once",
             "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
             "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
             "Batch": batch,
             "Epochs": round(trainer.state.epoch, 2),
             "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "Calibration": (
+                f"temperature {config.temperature:.3f}, known up to a distance of {config.max_distance:.2f}, both "
+                "fitted to validation"
+                if config.max_distance
+                else "none"
+            ),
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
             "Seconds of the last run": round(runtime),

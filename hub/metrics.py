@@ -521,6 +521,8 @@ def _accuracy_line(results: dict, label_names: Sequence[str]) -> str:
         line += format_percent(results, "photograph_accuracy")
     if "expected_calibration_error" in results:
         line += f"; expected calibration error (%): {format_percent(results, 'expected_calibration_error')}"
+    if "kept" in results:
+        line += f"; taken for one of the types (%): {format_percent(results, 'kept')}"
     return line
 
 

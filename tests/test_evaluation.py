@@ -39,24 +39,49 @@ def test_a_split_of_two_data_sets_is_told_in_parts(doubtful):
     assert results["num_photographs"] == 3 + 4  # a file of unknown photograph is one of its own
     assert results["label_names"] == NAMES
     parts = results["subsets"]
-    assert list(parts) == ["bccd", "pbc", "bccd_2_classes", "bccd_without_doubtful_labels", "bccd_without_seen_fields"]
-    assert [part["num_images"] for part in parts.values()] == [6, 4, 6, 4, 2]
+    assert list(parts) == [
+        "bccd",
+        "pbc",
+        "bccd_2_classes",
+        "bccd_without_doubtful_labels",
+        "bccd_without_seen_fields",
+        "pbc_2_shared_classes",
+    ]
+    assert [part["num_images"] for part in parts.values()] == [6, 4, 6, 4, 2, 2]
     assert parts["bccd"]["accuracy"] == pytest.approx(4 / 6) and parts["pbc"]["accuracy"] == pytest.approx(3 / 4)
     assert parts["bccd_2_classes"]["accuracy"] == pytest.approx(5 / 6)
     assert parts["bccd_2_classes"]["label_names"] == ["eosinophil", "neutrophil"]
     assert parts["bccd_2_classes"]["confusion_matrix"] == [[4, 0], [1, 1]]
     assert parts["bccd_without_doubtful_labels"]["accuracy"] == pytest.approx(3 / 4)
     assert parts["bccd_without_seen_fields"]["accuracy"] == pytest.approx(1 / 2)
+    # Of pbc the images and answers that are eosinophil or neutrophil: the last two, both right.
+    assert parts["pbc_2_shared_classes"]["confusion_matrix"] == [[1, 0], [0, 1]]
     assert "photograph_accuracy" in parts["bccd"] and "photograph_accuracy" not in parts["pbc"]
     for part in [results, *parts.values()]:
         assert {"accuracy", "macro_f1", "expected_calibration_error"} <= part["intervals"].keys()
         assert table_1(part, part["label_names"])
     assert json.loads(json.dumps(results)) == results
     head, *rows = parts_rows(results)
-    assert [row[1:3] for row in rows] == [["6", "3"], ["4", "–"], ["6", "3"], ["4", "2"], ["2", "1"]]
+    assert [row[1:3] for row in rows] == [["6", "3"], ["4", "–"], ["6", "3"], ["4", "2"], ["2", "1"], ["2", "–"]]
     assert rows[0][3].startswith("66.7 (") and rows[2][3].startswith("83.3 (")
     # A mean over classes needs images of all of them: bccd has no basophil.
-    assert [row[head.index("Macro F1 (%)")] == "–" for row in rows] == [True, False, False, True, True]
+    assert [row[head.index("Macro F1 (%)")] == "–" for row in rows] == [True, False, False, True, True, False]
+
+
+def test_tells_how_many_images_the_model_knows(doubtful):
+    logits, references, columns = case()
+    known = np.array([1, 1, 0, 0, 1, 1, 1, 1, 1, 0], dtype=bool)
+    results = evaluate_logits(logits, references, NAMES, columns, known=known)
+    assert results["kept"] == pytest.approx(7 / 10)
+    assert results["subsets"]["bccd"]["kept"] == pytest.approx(4 / 6)
+    assert results["subsets"]["pbc"]["kept"] == pytest.approx(3 / 4)
+    # Photographs are drawn whole: of bccd's three, one is unknown with both files, so shares are thirds.
+    low, high = results["subsets"]["bccd"]["intervals"]["kept"]
+    assert (low, high) == pytest.approx((0, 1))
+    head, *rows = parts_rows(results)
+    assert head[-1] == "Kept (%)" and rows[1][-1].startswith("75.0 (")
+    assert "taken for one of the types (%): 70.0 (" in table_1(results, NAMES)
+    assert "Kept (%)" not in parts_rows(evaluate_logits(logits, references, NAMES, columns))[0]
 
 
 def test_a_split_of_one_data_set_has_no_part_of_its_name(doubtful):

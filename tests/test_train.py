@@ -20,10 +20,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torchvision.transforms import v2
 from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 import train
 from hub import dataset as hub_dataset
+from hub.calibration import fit_temperature
 from hub.photographs import PhotographIndex
 from hub.synthetic import draw_field, drawn_cells
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
@@ -315,7 +317,7 @@ def blood(tmp_path_factory):
     names = ("basophil", *hub_dataset.BCCD_CLASSES)
     columns = hub_dataset.features(names, photographs=True, origin=True)
     splits = {}
-    for split, first in {"train": 0, "test": 100}.items():
+    for split, first in {"train": 0, "test": 100, "validation": 200}.items():
         rows = []
         photographs = []
         for number in range(first, first + 8):
@@ -394,8 +396,9 @@ def test_the_photograph_is_shown_in_place_of_its_files(blood):
     # With windows, it is the cell in that picture that is looked at.
     images.image_processor = WBCImageProcessor(size=32)
     torch.manual_seed(random.Random(f"3 1 {row}").getrandbits(63))
-    window = train.CellWindow(images.image_processor, images.augment)
-    window = window(train.PublisherAugmentation()(photograph.convert("RGB")))
+    file = train.PublisherAugmentation()(photograph.convert("RGB"))
+    boxes, _ = images.image_processor.find_cells(file)
+    window = train.CellWindow(images.image_processor, images.augment)(file, boxes[0])
     assert torch.equal(images[row]["pixel_values"], processor(window, return_tensors="pt")["pixel_values"][0])
 
 
@@ -454,7 +457,8 @@ def test_a_balanced_run_on_photographs_resumes_and_tells_each_data_set(blood, ti
         assert torch.equal(weight, resumed[name]), name
 
     results = json.loads((tmp_path / "whole" / "test_results.json").read_text())
-    assert list(results["subsets"]) == ["bccd", "pbc", "bccd_4_classes", "pbc_3_classes"]
+    occurring, shared = ("bccd_4_classes", "pbc_3_classes"), ("bccd_2_shared_classes", "pbc_2_shared_classes")
+    assert results["subsets"].keys() == {"bccd", "pbc", *occurring, *shared}
     assert results["subsets"]["bccd"]["num_photographs"] == 8
     assert len(results["subsets"]["bccd"]["label_names"]) == 5
     assert results["subsets"]["bccd_4_classes"]["label_names"] == list(hub_dataset.BCCD_CLASSES)
@@ -491,13 +495,13 @@ class Watched(WBCImageProcessor):
 
 def test_windows_vary_in_place_and_size_about_the_cell():
     image = draw_field("neutrophil", 4, (640, 480))
-    processor = Watched(size=32)
+    processor = Watched(size=600)  # so large that nothing is scaled down
     boxes, _ = processor.find_cells(image)
     left, top, right, bottom = processor.windows(boxes[:1])[0].tolist()
     Watched.cut = []
     window = train.CellWindow(processor, lambda piece: piece)
     torch.manual_seed(0)
-    sides = [window(image).shape for _ in range(400)]
+    sides = [window(image, boxes[0]).shape for _ in range(400)]
     cut = torch.stack(Watched.cut)
     # A rotation needs a piece as large as the diagonal of what is shown.
     side = (cut[:, 2] - cut[:, 0]) / math.sqrt(2)
@@ -515,16 +519,131 @@ def test_windows_vary_in_place_and_size_about_the_cell():
 def test_a_window_turns_the_surroundings_in_and_no_black_corners():
     image = draw_field("monocyte", 1, (640, 480))
     assert np.asarray(image).min() > 20
+    boxes, _ = WBCImageProcessor().find_cells(image)
     window = train.CellWindow(WBCImageProcessor(), train.AUGMENTATIONS["paper"])
     torch.manual_seed(0)
-    shown = [window(image) for _ in range(50)]
+    shown = [window(image, boxes[0]) for _ in range(50)]
     assert min(int(each.min()) for each in shown) > 20
     assert any(not torch.equal(shown[0], each) for each in shown[1:])
 
 
+def test_a_large_window_is_scaled_down_and_shows_the_same():
+    image = draw_field("eosinophil", 3, (1280, 960))
+    boxes, _ = WBCImageProcessor().find_cells(image)
+    shown = []
+    for size in (1000, 40):
+        torch.manual_seed(5)
+        window = train.CellWindow(WBCImageProcessor(size=size), lambda piece: piece)(image, boxes[0])
+        shown.append(v2.functional.resize(window, [40, 40], antialias=True).float())
+    assert window.shape == (3, 60, 60)
+    assert (shown[0] - shown[1]).abs().mean() < 6 < (shown[0] - shown[1].flip(1)).abs().mean()
+
+
+@pytest.fixture
+def rows(data):
+    return hub_dataset.load(data)["train"]
+
+
 def test_an_image_without_a_cell_stays_whole():
-    image = Image.new("RGB", (64, 48), "white")
-    assert train.CellWindow(WBCImageProcessor(), lambda whole: whole.rotate(180))(image).size == (64, 48)
+    half = Image.new("RGB", (64, 48), "white")
+    half.paste("black", (0, 0, 64, 24))
+    blank = datasets.Dataset.from_dict({"image": [half], "label": [0]}).cast_column("image", datasets.Image())
+    processor = WBCImageProcessor(size=32)
+    images = train.CellImages(blank, processor, [0], lambda whole: whole.rotate(180))
+    whole = WBCImageProcessor(size=32, do_find_cell=False)(half.rotate(180), return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(images[0]["pixel_values"], whole)
+
+
+def test_the_cell_of_a_file_is_looked_for_once(rows, monkeypatch):
+    looks = []
+    find_cells = WBCImageProcessor.find_cells
+    monkeypatch.setattr(
+        WBCImageProcessor, "find_cells", lambda self, image: looks.append(1) or find_cells(self, image)
+    )
+    images = train.CellImages(rows, WBCImageProcessor(size=32), [0, 1, 2, 3], train.AUGMENTATIONS["paper"])
+    first = [images[index]["pixel_values"] for index in (0, 1, 0)]
+    assert len(looks) == 2 and torch.equal(first[0], first[2])
+    images.set_epoch(1)
+    assert not torch.equal(images[0]["pixel_values"], first[0]) and len(looks) == 2
+
+
+# Stain
+
+
+def test_stain_jitter_multiplies_the_amounts_of_stain():
+    """Against scikit-image's colour deconvolution, an implementation of its own."""
+    color = pytest.importorskip("skimage.color")
+    image = np.asarray(draw_field("eosinophil", 3))
+    jitter = train.StainJitter()
+    torch.manual_seed(1)
+    changed = jitter(Image.fromarray(image))
+    assert changed.dtype == torch.uint8 and changed.shape == (3, 240, 320)
+    torch.manual_seed(1)
+    factors = 1 + jitter.stain * (2 * torch.rand(3) - 1)
+    light = torch.exp(jitter.light * (2 * torch.rand(3) - 1))
+    amounts = color.separate_stains((image + 1.0) / 256, color.hed_from_rgb)
+    expected = color.combine_stains(amounts * factors.numpy(), color.rgb_from_hed) * 256 * light.numpy() - 1
+    # scikit-image cuts negative amounts off.
+    comparable = ((expected > 1) & (expected < 254) & (amounts > 0)).all(-1)
+    difference = changed.permute(1, 2, 0).numpy() - expected
+    assert comparable.mean() > 0.05 and np.abs(difference[comparable]).max() < 1.5
+
+
+def test_stain_jitter_stays_within_its_bounds_and_reaches_them():
+    image = torch.full((3, 4, 4), 120, dtype=torch.uint8)
+    jitter = train.StainJitter()
+    torch.manual_seed(0)
+    shown = torch.stack([jitter(image)[:, 0, 0].float() for _ in range(500)])
+    density, own = -torch.log((shown + 1) / 256), -math.log(121 / 256)
+    low, high = density.amin(0) / own, density.amax(0) / own
+    assert (low < 0.85).all() and (high > 1.15).all()
+    bound = jitter.stain + jitter.light / own + 0.02
+    assert (low.mean() > 1 - bound) and (high.mean() < 1 + bound)
+    jitter.stain = jitter.light = 0.0
+    assert torch.equal(jitter(image), image)
+
+
+# Calibration and one data set alone
+
+
+def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path):
+    schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1", "--train_on", "bccd")
+    train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    assert config["temperature"] != 1 and config["max_distance"] > 0
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=1.0).eval()
+    rows = [row for row in hub_dataset.load(blood)["validation"] if row["dataset"] == "bccd"]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
+    with torch.no_grad():
+        output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
+    labels = [row["label"] for row in rows]
+    assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
+    assert config["max_distance"] == pytest.approx(float(output.distance.max()), rel=1e-3)  # 99 % of few are all
+
+    train_results = json.loads((tmp_path / "one" / "train_results.json").read_text())
+    assert train_results["recipe"]["Data sets"] == "bccd" and train_results["dataset"] == blood
+    assert "known up to a distance" in train_results["recipe"]["Calibration"]
+    results = json.loads((tmp_path / "one" / "test_results.json").read_text())
+    assert {"bccd", "pbc"} <= results["subsets"].keys() and 0 <= results["kept"] <= 1
+    validation = json.loads((tmp_path / "one" / "validation_results.json").read_text())
+    assert validation["num_images"] == len(rows) and validation["kept"] == 1
+
+    # Evaluated alone it gives the same; trained further it starts afresh.
+    train.main(["--do_eval", *arguments(blood, str(tmp_path / "one"), tmp_path / "again")])
+    again = json.loads((tmp_path / "again" / "test_results.json").read_text())
+    assert all(again[key] == results[key] for key in ("accuracy", "kept", "intervals", "subsets", "confusion_matrix"))
+    with open(tmp_path / "again" / "test_predictions.csv", newline="") as file:
+        distances = [float(row["distance"]) for row in csv.DictReader(file)]
+    assert np.mean([distance <= config["max_distance"] for distance in distances]) == pytest.approx(results["kept"])
+    names = hub_dataset.load(blood)["train"].features["label"].names
+    further = train.load_model(train.ModelArguments(), str(tmp_path / "one"), names, do_train=True)
+    assert (further.config.temperature, further.config.max_distance) == (1.0, None)
+
+
+def test_a_data_set_to_train_on_that_is_not_there_is_named(blood, data, tiny, tmp_path):
+    for folder, known in ((blood, r"\['bccd', 'pbc'\]"), (data, r"\[\]")):
+        with pytest.raises(train.TrainingError, match=f"--train_on names 'PBC'; .* has {known}"):
+            train.main([*arguments(folder, tiny, tmp_path / "out"), "--train_on", "PBC"])
 
 
 def test_a_model_of_windows_is_trained_saved_and_evaluated_as_such(data, tiny, tmp_path):

@@ -1,0 +1,60 @@
+"""What a trained classifier still lacks: probabilities that keep their word, and a limit to what it knows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+# Of the images of each data set, the share that the limit leaves known.
+KEPT = 0.99
+_LARGEST = 20.0
+
+
+def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
+    """The temperature T for which softmax(logits / T) is likeliest (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: float (N, K), of images that the classifier was not trained on.
+        references: N true class ids, integers in [0, K).
+
+    Returns:
+        T in [1/20, 20]. Where every answer is right, the likelihood only grows as T falls, and T is near 1/20.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references)
+    if logits.ndim != 2 or references.shape != logits.shape[:1] or not len(references):
+        raise ValueError(
+            f"logits must be (N, K) and references (N,) with N > 0, got {logits.shape} and {references.shape}"
+        )
+    # The loss is convex in 1 / T.
+    margins = logits - logits[np.arange(len(references)), references][:, None]
+    found = minimize_scalar(
+        lambda sharpness: logsumexp(sharpness * margins, axis=1).mean(),
+        bounds=(1 / _LARGEST, _LARGEST),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(1 / found.x)
+
+
+def choose_max_distance(distances: Sequence[float], origins: Sequence[str] | None = None, kept: float = KEPT) -> float:
+    """The least distance to the nearest class centre within which at least `kept` of each data set's images lie.
+
+    Args:
+        distances: N distances, of images that the classifier was not trained on.
+        origins: The name of the data set of each. Default: they are one.
+        kept: The share, in (0, 1].
+
+    Raises:
+        ValueError: Lengths differ, or nothing was given.
+    """
+    distances = np.asarray(distances, dtype=np.float64)
+    origins = np.zeros(len(distances)) if origins is None else np.asarray(origins)
+    if distances.ndim != 1 or len(origins) != len(distances) or not len(distances):
+        raise ValueError(f"got {distances.shape} distances and {len(origins)} origins; give N > 0 of each")
+    return float(
+        max(np.quantile(distances[origins == name], kept, method="inverted_cdf") for name in np.unique(origins))
+    )
