@@ -16,9 +16,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     dataset.add_commands(commands)
+    _add_model(commands)
     _add_predict(commands)
     _add_cells(commands)
     _add_compare(commands)
+    _add_foreign(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -26,6 +28,36 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _add_model(commands) -> None:
+    group = commands.add_parser("model", help="make a trained classifier ready to publish")
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+    export = actions.add_parser("export", help="float16 weights, configuration, image processor and code")
+    export.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
+    export.add_argument(
+        "--output", type=Path, metavar="DIR", required=True, help="folder to write, over what is there"
+    )
+    report = actions.add_parser("report", help="results.json, plots and card of an exported classifier")
+    report.add_argument("folder", type=Path, metavar="FOLDER", help="the exported classifier's")
+    for name, of in (("evaluation", "train.py --do_eval"), ("foreign", "python -m hub foreign")):
+        report.add_argument(f"--{name}", type=Path, metavar="DIR", required=True, help=f"output folder of {of}")
+    report.add_argument(
+        "--training", type=Path, metavar="DIR", nargs="+", required=True, help="output folders of train.py, in order"
+    )
+
+    def run_export(args: argparse.Namespace) -> None:
+        from hub.model import export
+
+        export(args.source, args.output)
+
+    def run_report(args: argparse.Namespace) -> None:
+        from hub.model import report
+
+        report(args.folder, args.evaluation, args.foreign, args.training)
+
+    export.set_defaults(run=run_export)
+    report.set_defaults(run=run_report)
 
 
 def _add_predict(commands) -> None:
@@ -85,6 +117,24 @@ def _add_compare(commands) -> None:
         print(text_table(comparison_rows(compared)))
 
     compare.set_defaults(run=run)
+
+
+def _add_foreign(commands) -> None:
+    foreign = commands.add_parser("foreign", help="measure how many images that show no white cell are refused")
+    foreign.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    foreign.add_argument("--dataset_name", metavar="NAME", required=True, help="the smears to keep, as for train.py")
+    foreign.add_argument("--split", default="test", help="of these (default: test)")
+    foreign.add_argument(
+        "--bccd", type=Path, metavar="DIR", help="holds Original_Images and Annotations; adds red cells alone"
+    )
+    foreign.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
+
+    def run(args: argparse.Namespace) -> None:
+        from hub.foreign import run
+
+        run(args)
+
+    foreign.set_defaults(run=run)
 
 
 if __name__ == "__main__":
