@@ -1,16 +1,37 @@
-"""The model repository: its card."""
+"""The model repository: weights ready to publish, what they are worth, and their card."""
 
+import csv
+import json
+import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
+import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from .evaluation import parts_rows
-from .metrics import markdown_table, markdown_table_1
+from hub.cells import share
+from hub.dataset import DatasetError
+from hub.evaluation import parts_rows
+from hub.foreign import foreign_tables
+from hub.metrics import markdown_table, markdown_table_1
+from hub.plots import plot_confusion_matrix, plot_reliability
+from modeling_wbc import WBCForImageClassification, WBCImageProcessor
 
 _TEMPLATE = Path(__file__).parent / "cards" / "model.md"
-_PLOTS = ("confusion_matrix.png", "learning_curves.png")
+_PLOTS = {
+    "confusion_matrix.png": "Confusion matrix",
+    "confusion_matrix_bccd.png": "Confusion matrix, BCCD",
+    "confusion_matrix_pbc.png": "Confusion matrix, PBC",
+    "reliability.png": "Reliability diagram",
+    "learning_curves.png": "Learning curves",
+}
+_DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}
+# Of what the Trainer measures, what another machine does not reproduce.
+_SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _METRICS = (
     # key in the results, type on the Hub, name on the card's widget
     ("accuracy", "accuracy", "Accuracy"),
@@ -33,14 +54,15 @@ def write_card(
     synthetic: bool = False,
     bccd: bool = False,
     model_id: str | None = None,
+    sections: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the model card of a trained model, `folder/README.md`, over what is there.
 
     Every measured or chosen number in it comes from the arguments.
 
     Args:
-        folder: An existing folder. `confusion_matrix.png` and `learning_curves.png` are shown where it holds them, so
-            draw them first (`hub.plots`).
+        folder: An existing folder. Confusion matrices, reliability diagram and learning curves are shown where it
+            holds them, so draw them first (`hub.plots`).
         results: What `hub.metrics.WBCMetric.compute` or `hub.evaluation.evaluate_logits` returned for `split`.
         label_names: The names it was given.
         dataset_name: A dataset's id on the Hub, which the metadata then link to, or any other name for the data.
@@ -51,6 +73,7 @@ def write_card(
         synthetic: The model was trained and measured on drawn cells; the card says so first of all.
         bccd: The data are BCCD; the card then tells the limits of its test split.
         model_id: The id the model is to have on the Hub; the folder's name where there is none yet.
+        sections: (heading, Markdown) of what else was measured.
 
     Returns:
         The path of the card.
@@ -103,11 +126,117 @@ def write_card(
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
         parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
-        plots=[name for name in _PLOTS if (folder / name).is_file()],
+        kept="kept" in results,
+        several=" and " in dataset_name,
+        sections=sections,
+        plots={name: title for name, title in _PLOTS.items() if (folder / name).is_file()},
     )
     path = folder / "README.md"
     card.save(path)
     return path
+
+
+def export(source: str, folder: Path) -> None:
+    """Write a classifier to a folder as it is published: float16 weights, configuration, image processor and code.
+
+    The configuration says float32, so that the weights load as that unless asked otherwise.
+
+    Raises:
+        DatasetError: A weight is beyond the range of float16.
+        OSError: The classifier cannot be loaded.
+    """
+    model = WBCForImageClassification.from_pretrained(source, dtype=torch.float32)
+    weights = {
+        name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()
+    }
+    if beyond := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise DatasetError(f"{source} has weights beyond the range of float16, or not finite: {', '.join(beyond)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    WBCImageProcessor.from_pretrained(source).save_pretrained(folder)
+    model.save_pretrained(folder, state_dict=weights)
+
+
+def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Path]) -> None:
+    """Write what an exported classifier is worth beside it: `results.json`, plots and card.
+
+    Args:
+        folder: The exported classifier's.
+        evaluation: Where `train.py --do_eval` wrote its results and predictions.
+        foreign: Where `python -m hub foreign` wrote its results.
+        training: Where `train.py` wrote the weights, stage by stage; the last ones were exported.
+
+    Raises:
+        OSError: A file is missing.
+    """
+    splits = {
+        path.name.removesuffix("_results.json"): {
+            key: value for key, value in json.loads(path.read_text()).items() if key not in _SPEEDS
+        }
+        for path in sorted(evaluation.glob("*_results.json"))
+    }
+    predictions = _read_rows(evaluation / "test_predictions.csv")
+    before = _read_rows(training[-1] / "test_predictions.csv")
+    moved = sum(row["prediction"] != same["prediction"] for row, same in zip(predictions, before, strict=True))
+    stages = [json.loads((stage / "train_results.json").read_text()) for stage in training]
+    config = WBCForImageClassification.config_class.from_pretrained(folder)
+    results = {
+        "training": [{key: stage[key] for key in ("command", "base_model", "recipe")} for stage in stages],
+        "evaluation": f"accelerate launch train.py --do_eval --model_name_or_path {folder} "
+        f"--dataset_name {stages[-1]['dataset']} --output_dir {evaluation}",
+        "temperature": config.temperature,
+        "max_distance": config.max_distance,
+        "splits": splits,
+        "moved_by_float16": share(moved, len(predictions)),
+        **json.loads((foreign / "foreign_results.json").read_text()),
+        "software": {"python": platform.python_version(), "torch": torch.__version__}
+        | {"transformers": transformers.__version__, "numpy": np.__version__},
+        "commit": _commit(),
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    test = splits["test"]
+    names, parts = test["label_names"], test["subsets"]
+    reliability, sections = {}, []
+    for key, title in _DATA_SETS.items():
+        plot_confusion_matrix(parts[key], names, folder / f"confusion_matrix_{key}.png", f"{title}, test")
+        answers = [row for row in predictions if row["dataset"] == key]
+        confidence = np.array([max(float(row[name]) for name in names) for row in answers])
+        reliability[f"{title}, test"] = confidence, np.array([row["prediction"] == row["label"] for row in answers])
+        four = f"{key}_4_classes"
+        part = parts[four if four in parts else key]
+        sections.append((f"{title}, {part['num_images']:,} test images", markdown_table_1(part, part["label_names"])))
+    plot_reliability(reliability, folder / "reliability.png")
+    sections.append(("Images without a white cell", "\n\n".join(map(markdown_table, foreign_tables(results)))))
+    write_card(
+        folder,
+        results=test,
+        label_names=names,
+        dataset_name=" and ".join(_DATA_SETS.values()),
+        split="test",
+        base_model=stages[0]["base_model"],
+        command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),
+        recipe=stages[-1]["recipe"],
+        bccd=True,
+        sections=sections,
+    )
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _commit() -> str | None:
+    """The commit that this code is at, with a + where files differ from it; None outside of a clone."""
+    here = Path(__file__).parent
+    try:
+        commit, changed = (
+            subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "--", "*.py"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + "+" * bool(changed)
 
 
 def _cell(value: object) -> str:

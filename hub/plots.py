@@ -1,7 +1,7 @@
-"""The two figures of a model card: confusion matrix and learning curves."""
+"""The figures of a model card: confusion matrix, learning curves and reliability."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 # Okabe & Ito (2008), told apart with every common colour blindness.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_CURVES = (_BLUE, _ORANGE, _GREEN)
 _GREY = "#555555"
 _DPI = 160
 # Up to so many points, each gets a marker; a single one would not show at all as a line.
@@ -101,6 +102,54 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
             marker = "o" if len(epochs) <= _MARKED else None
             axes.plot(epochs, values, style, label=label, color=color, marker=marker, markersize=4, linewidth=1.6)
         _dress(axes, title)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, bins: int = 15) -> None:
+    """Draw how often answers are right against how sure they are, and how many there are of each sureness.
+
+    Args:
+        answers: By the title of each curve, (confidence, right) of N answers: the probability of the likeliest class,
+            in [0, 1], and whether it is the right one.
+        path: The PNG to write.
+        bins: How many bins of equal width the confidences are put into; those of the expected calibration error.
+
+    Raises:
+        ValueError: There is no curve, more than three, or one without an answer.
+    """
+    if not answers or len(answers) > len(_CURVES) or not all(len(confidence) for confidence, _ in answers.values()):
+        counts = {title: len(confidence) for title, (confidence, _) in answers.items()}
+        raise ValueError(f"expected one to {len(_CURVES)} curves of at least one answer each, got {counts}")
+    figure = Figure(figsize=(4.8, 5.6), layout="constrained")
+    curves, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    curves.plot((0, 1), (0, 1), "--", color=_GREY, linewidth=1, label="as sure as right")
+    edges = np.linspace(0, 1, bins + 1)
+    width = 1 / bins / len(answers)
+    for number, ((title, (confidence, right)), color) in enumerate(zip(answers.items(), _CURVES, strict=False)):
+        bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+        total = np.bincount(bin_of, minlength=bins)
+        seen = total > 0
+        mean = np.bincount(bin_of, confidence, bins)[seen] / total[seen]
+        share = np.bincount(bin_of, right, bins)[seen] / total[seen]
+        curves.plot(mean, share, color=color, linewidth=1.4, label=f"{title} (n = {len(confidence):,})")
+        # A point as large as its bin is full.
+        curves.scatter(mean, share, s=12 + 120 * total[seen] / len(confidence), color=color, alpha=0.8, linewidths=0)
+        counts.bar(edges[:-1] + (number + 0.5) * width, total / len(confidence), width, color=color)
+    curves.set_ylabel("Share that is right")
+    curves.set_title("Reliability", fontsize=12, loc="left")
+    curves.legend(frameon=False, fontsize=9, loc="upper left")
+    counts.set_ylabel("Share of answers")
+    counts.set_xlabel("Probability of the likeliest class")
+    for axes in (curves, counts):
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(color="#dddddd", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GREY)
+        axes.tick_params(colors=_GREY)
     figure.savefig(path, dpi=_DPI)
 
 

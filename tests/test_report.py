@@ -5,7 +5,7 @@ from PIL import Image
 
 from hub.metrics import WBCMetric, markdown_table_1
 from hub.model import write_card
-from hub.plots import plot_confusion_matrix, plot_learning_curves
+from hub.plots import plot_confusion_matrix, plot_learning_curves, plot_reliability
 
 NAMES = ["EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL"]
 LONG_NAMES = [f"immature granulocyte of kind {k} (metamyelocyte)" for k in range(8)]
@@ -118,6 +118,28 @@ def test_learning_curves_change_with_the_data(tmp_path):
 def test_learning_curves_of_nothing(tmp_path, log):
     with pytest.raises(ValueError, match=f"none of the {len(log)} log entries"):
         plot_learning_curves(log, tmp_path / "x.png")
+
+
+def test_reliability_puts_right_answers_above_and_wrong_ones_below(tmp_path):
+    path = tmp_path / "reliability.png"
+    confidence = np.full(100, 0.6)
+    middles = []
+    for right in (0.9, 0.3):
+        plot_reliability({"BCCD, test": (confidence, np.arange(100) < 100 * right)}, path)
+        array = pixels(path)
+        upper = array[: int(0.7 * len(array)), :]
+        blue = np.argwhere((upper[..., 2] > 120) & (upper[..., 0] < 90))
+        middles.append(np.median(blue[blue[:, 0] > 0.25 * len(array), 0]) if right < 0.5 else np.median(blue[:, 0]))
+    assert middles[0] < middles[1]
+    first = pixels(path)
+    plot_reliability(dict.fromkeys(("a", "b", "c"), (confidence, confidence > 0)), path)
+    assert differ(first, pixels(path))
+
+
+@pytest.mark.parametrize("curves", [{}, {"a": ([], [])}, dict.fromkeys("abcd", ([0.5], [True]))], ids=len)
+def test_reliability_of_too_few_or_too_many(tmp_path, curves):
+    with pytest.raises(ValueError, match="expected one to 3 curves"):
+        plot_reliability({key: tuple(map(np.array, value)) for key, value in curves.items()}, tmp_path / "x.png")
 
 
 def card_of(folder, **kwargs):
