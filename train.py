@@ -33,7 +33,7 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArg
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hub import dataset as hub_dataset
-from hub.calibration import choose_max_distance, fit_temperature
+from hub.calibration import choose_limit, fit_novelty, fit_temperature
 from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_predictions
 from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
+# So many training images tell what a smear looks like.
+SMEARS_FITTED = 4000
 
 
 class PublisherAugmentation:
@@ -241,6 +243,13 @@ class ModelArguments:
     image_size: int | None = field(
         default=None,
         metadata={"help": "Height and width in pixels that fields are squeezed to. Default: the weights', or 224."},
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to fit temperature and limit of novelty of weights that are only evaluated, and to save "
+            "them so in the output folder. After training this is done wherever there is a validation split."
+        },
     )
     channels_last: bool = field(
         default=True, metadata={"help": "Whether to hold images and feature maps in channels-last memory format."}
@@ -554,7 +563,7 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
         else:
             config = WBCConfig.from_pretrained(source, **overrides)
             if do_train:  # What was fitted to these weights does not fit those to come.
-                config.temperature, config.max_distance = 1.0, None
+                config.temperature, config.max_novelty = 1.0, None
             known = set(config.id2label.values())
             if known == set(names) or (not do_train and known >= set(names)):
                 model = WBCForImageClassification.from_pretrained(source, config=config, use_safetensors=True)
@@ -597,33 +606,56 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def calibrate(trainer: WBCTrainer) -> None:
-    """Fits temperature and limit of distance to the validation split, into the model's configuration."""
-    images, config = trainer.eval_dataset, trainer.model.config
+def calibrate(trainer: WBCTrainer, images: CellImages) -> None:
+    """Fits what tells smears from other images to training images, temperature and limit to the validation split.
+
+    `images` are those of the training split as they are, unchanged.
+    """
+    model, config = trainer.model, trainer.model.config
+    origins = images.dataset["dataset"][:] if "dataset" in images.dataset.column_names else [""] * len(images)
+    rows = evenly_drawn(origins, SMEARS_FITTED, images.seed)
+    statistics = []
+    for batch in trainer.get_eval_dataloader(torch.utils.data.Subset(images, rows)):
+        pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            stage = model.eval().resnet(pixel_values, output_hidden_states=True).hidden_states[1]
+        statistics.append(trainer.accelerator.gather_for_metrics(model.novelty.statistics(stage)))
+    mean, whitening = fit_novelty(torch.cat(statistics).numpy(force=True))
+    model.novelty.mean.copy_(torch.from_numpy(mean))
+    model.novelty.whitening.copy_(torch.from_numpy(whitening))
+
+    images, config.temperature = trainer.eval_dataset, 1.0
     output = trainer.predict(images, metric_key_prefix="calibration")
-    logits, distances = output.predictions
+    logits, _, novelty = output.predictions
     origins = images.dataset["dataset"][:] if "dataset" in images.dataset.column_names else None
-    config.temperature = fit_temperature(logits, output.label_ids)
-    config.max_distance = choose_max_distance(distances, origins)
+    config.temperature, config.max_novelty = fit_temperature(logits, output.label_ids), choose_limit(novelty, origins)
     logger.info(
-        f"fitted to {len(images)} images of validation: temperature {config.temperature:.3f}, known up to a distance "
-        f"of {config.max_distance:.2f}"
+        f"fitted to {len(rows)} images of train and {len(images)} of validation: temperature "
+        f"{config.temperature:.3f}, known up to a novelty of {config.max_novelty:.2f}"
     )
+
+
+def evenly_drawn(origins: list[str], count: int, seed: int) -> list[int]:
+    """Rows, at most about `count`, drawn without replacement and in equal numbers from each of the `origins`."""
+    names = list(dict.fromkeys(origins))
+    generator, origins = np.random.default_rng(seed), np.array(origins)
+    drawn = [generator.permutation(np.flatnonzero(origins == name))[: -(-count // len(names))] for name in names]
+    return sorted(np.concatenate(drawn).tolist())
 
 
 def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], split: str, seen_fields: set) -> dict:
     """Figures of one split, also written to `<split>_results.json`, and its predictions, `<split>_predictions.csv`."""
     output = trainer.predict(images, metric_key_prefix=split)
-    logits, distances = output.predictions
-    limit = trainer.model.config.max_distance
+    logits, distance, novelty = output.predictions
+    limit = trainer.model.config.max_novelty
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    known = None if limit is None else distances <= limit
+    known = None if limit is None else novelty <= limit
     results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, known)
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         write_json(folder / f"{split}_results.json", results)
-        columns["distance"] = [f"{distance:.4f}" for distance in distances]
+        columns |= {"distance": map("{:.4f}".format, distance), "novelty": map("{:.4f}".format, novelty)}
         write_predictions(folder / f"{split}_predictions.csv", logits, output.label_ids, names, columns)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
         if results["subsets"]:
@@ -647,7 +679,8 @@ def main(arguments: list[str] | None = None) -> None:
 
     with args.main_process_first(desc="loading the dataset"):
         dataset = hub_dataset.load(data_args.dataset_name, data_args.dataset_config_name)
-    needed = ["train"] * args.do_train + ["test"] * args.do_eval
+    needed = ["train"] * (args.do_train or model_args.calibrate) + ["validation"] * model_args.calibrate
+    needed += ["test"] * args.do_eval
     if missing := [split for split in needed if split not in dataset]:
         raise TrainingError(
             f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
@@ -702,13 +735,22 @@ def main(arguments: list[str] | None = None) -> None:
         trainer.add_callback(AugmentationEpoch(trainer.train_dataset))
         metrics = trainer.train(resume_from_checkpoint=resume).metrics
         if trainer.eval_dataset is not None:
-            calibrate(trainer)
+            calibrate(trainer, images("train"))
         with trainer.saving(Path(args.output_dir)):
             trainer.save_model()
             trainer.save_state()
             if trainer.is_world_process_zero():
                 metrics |= describe_training(trainer, model_args, data_args, metrics["train_runtime"])
                 write_json(Path(args.output_dir, "train_results.json"), metrics)
+    elif model_args.calibrate:
+        calibrate(trainer, images("train"))
+        with trainer.saving(Path(args.output_dir)):
+            trainer.save_model()
+            trained = Path(args.output_dir, "train_results.json")
+            if trainer.is_world_process_zero() and trained.is_file():
+                metrics = json.loads(trained.read_text())
+                metrics["recipe"]["Calibration"] = describe_calibration(model.config)
+                write_json(trained, metrics)
     if args.do_eval:
         has_fields = "train" in dataset and "field" in dataset["train"].column_names
         seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
@@ -717,6 +759,12 @@ def main(arguments: list[str] | None = None) -> None:
                 results = evaluate_split(trainer, images(split), names, split, seen_fields)
         if trainer.is_world_process_zero():
             write_report(args.output_dir, dataset, data_args.dataset_name, results, names)
+
+
+def describe_calibration(config: WBCConfig) -> str:
+    if config.max_novelty is None:
+        return "none"
+    return f"temperature {config.temperature:.3f}, known up to a novelty of {config.max_novelty:.2f}, by validation"
 
 
 def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float) -> dict:
@@ -750,12 +798,7 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Batch": batch,
             "Epochs": round(trainer.state.epoch, 2),
             "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-            "Calibration": (
-                f"temperature {config.temperature:.3f}, known up to a distance of {config.max_distance:.2f}, both "
-                "fitted to validation"
-                if config.max_distance
-                else "none"
-            ),
+            "Calibration": describe_calibration(config),
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
             "Seconds of the last run": round(runtime),

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.linalg import cholesky
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
+from sklearn.covariance import LedoitWolf
 
 # Of the images of each data set, the share that the limit leaves known.
 KEPT = 0.99
@@ -40,21 +42,41 @@ def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
     return float(1 / found.x)
 
 
-def choose_max_distance(distances: Sequence[float], origins: Sequence[str] | None = None, kept: float = KEPT) -> float:
-    """The least distance to the nearest class centre within which at least `kept` of each data set's images lie.
+def fit_novelty(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and whitening of `modeling_wbc.SmearNovelty`, by the shrunk covariance of Ledoit & Wolf (2004).
 
     Args:
-        distances: N distances, of images that the classifier was not trained on.
+        statistics: float (N, D), those of `SmearNovelty.statistics` for N > 1 training images.
+
+    Returns:
+        m (D,) and W (D, D), float64, with which |W (s - m)|^2 is the squared Mahalanobis distance divided by D.
+
+    Raises:
+        ValueError: The shape is another one.
+    """
+    statistics = np.asarray(statistics, dtype=np.float64)
+    if statistics.ndim != 2 or len(statistics) < 2:
+        raise ValueError(f"statistics must be (N, D) with N > 1, got {statistics.shape}")
+    mean, deviation = statistics.mean(0), statistics.std(0)
+    # A channel that never varies must not be divided by.
+    deviation = np.maximum(deviation, max(1e-4 * deviation.max(), np.finfo(np.float32).tiny))
+    precision = LedoitWolf().fit((statistics - mean) / deviation).precision_
+    return mean, cholesky(precision / len(mean)) / deviation
+
+
+def choose_limit(values: Sequence[float], origins: Sequence[str] | None = None, kept: float = KEPT) -> float:
+    """The least value up to which at least `kept` of each data set's images lie.
+
+    Args:
+        values: N values, of images that the classifier was not trained on.
         origins: The name of the data set of each. Default: they are one.
         kept: The share, in (0, 1].
 
     Raises:
         ValueError: Lengths differ, or nothing was given.
     """
-    distances = np.asarray(distances, dtype=np.float64)
-    origins = np.zeros(len(distances)) if origins is None else np.asarray(origins)
-    if distances.ndim != 1 or len(origins) != len(distances) or not len(distances):
-        raise ValueError(f"got {distances.shape} distances and {len(origins)} origins; give N > 0 of each")
-    return float(
-        max(np.quantile(distances[origins == name], kept, method="inverted_cdf") for name in np.unique(origins))
-    )
+    values = np.asarray(values, dtype=np.float64)
+    origins = np.zeros(len(values)) if origins is None else np.asarray(origins)
+    if values.ndim != 1 or len(origins) != len(values) or not len(values):
+        raise ValueError(f"got {values.shape} values and {len(origins)} origins; give N > 0 of each")
+    return float(max(np.quantile(values[origins == name], kept, method="inverted_cdf") for name in np.unique(origins)))

@@ -147,9 +147,10 @@ def _text(rng: np.random.Generator) -> Image.Image:
 
 
 # How strange a cell is to a model, the higher the stranger, by what the model returns of N of them: (N,).
-DISTANCE = "distance to the nearest centre"
+NOVELTY = "novelty"
 SCORES = {
-    DISTANCE: lambda output, centers: output.distance,
+    NOVELTY: lambda output, centers: output.novelty,
+    "distance to the nearest centre": lambda output, centers: output.distance,
     "angle to the nearest centre": lambda output, centers: (
         -F.cosine_similarity(output.embeddings[:, None], centers, dim=-1).amax(1)
     ),
@@ -174,8 +175,8 @@ def run(args: argparse.Namespace) -> None:
     """The command `python -m hub foreign`."""
     check_output(args.output)
     model = load_classifier(args.model)
-    if (limit := model.config.max_distance) is None:
-        raise DatasetError(f"{args.model} refuses nothing: its configuration has no max_distance")
+    if (limit := model.config.max_novelty) is None:
+        raise DatasetError(f"{args.model} refuses nothing: its configuration has no max_novelty")
     processor = AutoImageProcessor.from_pretrained(args.model, trust_remote_code=True)
     smears = load(args.dataset_name)
     if args.split not in smears:
@@ -196,7 +197,7 @@ def run(args: argparse.Namespace) -> None:
 
     accepted = [any(cell.known for cell in field.cells) for field in fields]
     results = {
-        "foreign": _refused([kind for kind, _ in foreign], fields, strange[DISTANCE] > limit),
+        "foreign": _refused([kind for kind, _ in foreign], fields, strange[NOVELTY] > limit),
         "smears": _kept(np.array(origins), familiar, strange, limit),
     }
     args.output.mkdir(parents=True, exist_ok=True)
@@ -235,10 +236,10 @@ def _kept(origins: np.ndarray, familiar: dict, strange: dict, limit: float) -> d
     figures = {}
     for name in dict.fromkeys(origins.tolist()):
         rows = origins == name
-        truth = np.r_[np.zeros(rows.sum()), np.ones(len(strange[DISTANCE]))]
+        truth = np.r_[np.zeros(rows.sum()), np.ones(len(strange[NOVELTY]))]
         figures[name] = {
             "images": int(rows.sum()),
-            "kept": float((familiar[DISTANCE][rows] <= limit).mean()),
+            "kept": float((familiar[NOVELTY][rows] <= limit).mean()),
             "auroc": {
                 score: float(roc_auc_score(truth, np.r_[values[rows], strange[score]]))
                 for score, values in familiar.items()

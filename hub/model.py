@@ -184,7 +184,7 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         "evaluation": f"accelerate launch train.py --do_eval --model_name_or_path {folder} "
         f"--dataset_name {stages[-1]['dataset']} --output_dir {evaluation}",
         "temperature": config.temperature,
-        "max_distance": config.max_distance,
+        "max_novelty": config.max_novelty,
         "splits": splits,
         "moved_by_float16": share(moved, len(predictions)),
         **json.loads((foreign / "foreign_results.json").read_text()),

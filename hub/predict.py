@@ -74,7 +74,9 @@ def run(args: argparse.Namespace) -> None:
     counts, unknown, unreadable = Counter(), 0, 0
     with open(args.output / "cells.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["file", "left", "top", "right", "bottom", "score", "label", "known", "distance", *labels])
+        writer.writerow(
+            ["file", "left", "top", "right", "bottom", "score", "label", "known", "distance", "novelty", *labels]
+        )
         for number, (path, field) in enumerate(tqdm(read_images(model, paths), total=len(paths), unit="image")):
             if field is None:
                 unreadable += 1
@@ -85,7 +87,8 @@ def run(args: argparse.Namespace) -> None:
                 box = [f"{side:.1f}" for side in cell.box]
                 shares = [f"{share:.5f}" for share in cell.probabilities.values()]
                 known = "yes" if cell.known else "no"
-                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, known, f"{cell.distance:.3f}", *shares])
+                measures = [f"{measure:.3f}" for measure in (cell.distance, cell.novelty)]
+                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, known, *measures, *shares])
             if args.draw:
                 with Image.open(path) as image:
                     field.draw(image).save(args.output / f"{number:05d}-{path.stem}.png")
@@ -94,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     rows += [[label, f"{counts[label]:,}", f"{100 * counts[label] / max(1, total):.1f}"] for label in labels]
     print(text_table(rows))
     print(
-        f"{total:,} cells, and {unknown:,} that are none of these, in {len(paths) - unreadable:,} images; "
+        f"{total:,} cells, and {unknown:,} that look like none, in {len(paths) - unreadable:,} images; "
         f"{unreadable:,} could not be read"
     )
     print(f"each cell's box and probabilities are in {args.output / 'cells.csv'}")

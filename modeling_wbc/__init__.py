@@ -12,12 +12,14 @@ from .modeling_wbc import (
     WBCPreTrainedModel,
     convert_resnet_state_dict,
 )
+from .novelty_wbc import SmearNovelty
 
 __all__ = [
     "Cell",
     "Field",
     "HardMinedCenterLoss",
     "InstanceBatchNorm2d",
+    "SmearNovelty",
     "WBCConfig",
     "WBCForImageClassification",
     "WBCImageClassifierOutput",

@@ -34,8 +34,8 @@ class WBCConfig(ResNetConfig):
             that is saved with the model resizes to it.
         temperature (`float`, defaults to 1.0): what the classifier's scores are divided by, above 0, so that the
             softmax of the logits is as often right as it says (Guo et al. 2017). Fitted after training.
-        max_distance (`float`, *optional*): how far an embedding may lie from the nearest class centre, as
-            [`WBCImageClassifierOutput.distance`] has it. What lies farther is none of the classes, and `analyze` says
+        max_novelty (`float`, *optional*): how far an image may be from looking like a smear, as
+            [`WBCImageClassifierOutput.novelty`] has it. What is farther shows none of the classes, and `analyze` says
             so. Chosen after training; None takes everything for one of the classes.
 
     Raises:
@@ -56,7 +56,7 @@ class WBCConfig(ResNetConfig):
     mining: str = "batch"
     image_size: int = 224
     temperature: float = 1.0
-    max_distance: float | None = None
+    max_novelty: float | None = None
 
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
@@ -81,8 +81,8 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"center_loss_alpha must be in [0, 1], got {self.center_loss_alpha}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.max_distance is not None and not self.max_distance > 0:
-            raise ValueError(f"max_distance must be above 0 or None, got {self.max_distance}")
+        if self.max_novelty is not None and not self.max_novelty > 0:
+            raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
 
 
 WBCConfig.register_for_auto_class()

@@ -21,8 +21,9 @@ class Cell:
         label: the most probable type. Worth nothing unless `known`.
         probabilities: the probability of every type, summing to 1, in the order of the model's classes.
         distance: Euclidean distance of the cell's embedding to the nearest class centre.
-        known: whether that is at most `config.max_distance`. If not, this is no cell of the types that the model
-            tells apart, or no cell at all.
+        novelty: how little the window looks like a smear, see [`SmearNovelty`]; about 1 for images like those of the
+            training.
+        known: whether that is at most `config.max_novelty`. If not, this is no cell of a smear.
     """
 
     box: tuple[float, float, float, float]
@@ -30,7 +31,8 @@ class Cell:
     label: str
     probabilities: dict[str, float]
     distance: float
-    known: bool = True
+    novelty: float
+    known: bool
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Field:
 
     @property
     def unknown(self) -> int:
-        """How many cells are none of the types."""
+        """How many cells do not look like a smear's, and are not counted as any type."""
         return sum(not cell.known for cell in self.cells)
 
     @property

@@ -22,6 +22,7 @@ from .configuration_wbc import WBCConfig
 from .field_wbc import Cell, Field
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
+from .novelty_wbc import SmearNovelty
 
 
 class InstanceBatchNorm2d(nn.BatchNorm2d):
@@ -169,6 +170,9 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         elif isinstance(module, HardMinedCenterLoss):
             init.zeros_(module.centers)
             init.zeros_(module.active_fraction)
+        elif isinstance(module, SmearNovelty):
+            init.zeros_(module.mean)
+            init.zeros_(module.whitening)
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """Saves weights, configuration, image processor and code: a folder that any auto class of transformers loads
@@ -247,7 +251,10 @@ class WBCImageClassifierOutput(ModelOutput):
         logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax, already divided by
             `config.temperature`.
         distance (`torch.Tensor` of shape `(N,)`): how far the embedding lies from the nearest class centre, at least
-            0: the Euclidean distance, in float32. Beyond `config.max_distance` the image shows none of the classes.
+            0: the Euclidean distance, in float32.
+        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): how little the image looks like a smear, see
+            [`SmearNovelty`], of the first stage's feature map. Beyond `config.max_novelty` it shows none of the
+            classes.
         embeddings (`torch.Tensor` of shape `(N, 512)`): the pooled features that the classifier and the centres see.
         hidden_states (tuple of five `torch.Tensor` of shape `(N, C, H, W)`, on request): the feature maps before and
             after every stage.
@@ -258,6 +265,7 @@ class WBCImageClassifierOutput(ModelOutput):
     loss: Tensor | None = None
     logits: Tensor | None = None
     distance: Tensor | None = None
+    novelty: Tensor | None = None
     embeddings: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     cross_entropy: Tensor | None = None
@@ -267,8 +275,8 @@ class WBCImageClassifierOutput(ModelOutput):
 class WBCForImageClassification(WBCPreTrainedModel):
     """[`WBCModel`] with a linear classifier, trained by cross entropy and the hard-mined centre loss.
 
-    The state dict is that of [`transformers.ResNetForImageClassification`] and the class centres,
-    `center_loss.centers` (K, 512).
+    The state dict is that of [`transformers.ResNetForImageClassification`], the class centres, `center_loss.centers`
+    (K, 512), and what tells smears from other images, `novelty.mean` (128,) and `novelty.whitening` (128, 128).
     """
 
     def __init__(self, config: WBCConfig):
@@ -282,6 +290,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
             alpha=config.center_loss_alpha,
             mining=config.mining,
         )
+        self.novelty = SmearNovelty(config.hidden_sizes[0])
         self.post_init()
 
     @can_return_tuple
@@ -304,13 +313,16 @@ class WBCForImageClassification(WBCPreTrainedModel):
         """
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], self.config.num_labels)
-        outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states or not self.training)
         embeddings = outputs.pooler_output.flatten(1)
         logits = self.classifier(embeddings) / self.config.temperature
         with torch.no_grad():
             # Element by element: matrix products are coarse in float16 and under autocast.
             offsets = embeddings[:, None].float() - self.center_loss.centers.float()
             distance = offsets.square().sum(-1).amin(1).sqrt()
+            novelty = None if self.training else self.novelty(outputs.hidden_states[1])
 
         loss = cross_entropy = center_loss = None
         if labels is not None:
@@ -321,8 +333,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
             loss=loss,
             logits=logits,
             distance=distance,
+            novelty=novelty,
             embeddings=embeddings,
-            hidden_states=outputs.hidden_states,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
             cross_entropy=cross_entropy,
             center_loss=center_loss,
         )
@@ -365,12 +378,13 @@ class WBCForImageClassification(WBCPreTrainedModel):
             pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
             outputs = self(pixel_values)
             probabilities = outputs.logits.float().softmax(-1)
-            for (field, box, score, _), row, distance in zip(
-                waiting, probabilities.tolist(), outputs.distance.tolist(), strict=True
+            for (field, box, score, _), row, distance, novelty in zip(
+                waiting, probabilities.tolist(), outputs.distance.tolist(), outputs.novelty.tolist(), strict=True
             ):
+                shares = dict(zip(names, row, strict=True))
+                known = self.config.max_novelty is None or novelty <= self.config.max_novelty
                 label = names[row.index(max(row))]
-                known = self.config.max_distance is None or distance <= self.config.max_distance
-                field.cells.append(Cell(tuple(box), score, label, dict(zip(names, row, strict=True)), distance, known))
+                field.cells.append(Cell(tuple(box), score, label, shares, distance, novelty, known))
             waiting.clear()
 
         training = self.training

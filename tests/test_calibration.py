@@ -1,10 +1,11 @@
-"""Temperature and limit of distance, against brute force and a simulated classifier."""
+"""Temperature, limit and novelty, against brute force and a simulated classifier."""
 
 import numpy as np
 import pytest
+from scipy.spatial.distance import mahalanobis
 from scipy.special import log_softmax, softmax
 
-from hub.calibration import choose_max_distance, fit_temperature
+from hub.calibration import choose_limit, fit_novelty, fit_temperature
 from hub.metrics import expected_calibration_error
 
 
@@ -51,11 +52,38 @@ def test_names_shapes_that_do_not_fit(shape, count):
 def test_each_data_set_keeps_its_share():
     rng = np.random.default_rng(0)
     near, far = rng.gamma(4, 1, 1000), rng.gamma(4, 3, 100)
-    limit = choose_max_distance(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 100, kept=0.95)
+    limit = choose_limit(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 100, kept=0.95)
     assert (far <= limit).mean() >= 0.95 > (far < limit).mean()
     assert (near <= limit).mean() == 1
-    assert choose_max_distance(np.arange(1, 101), kept=0.98) == 98
-    assert choose_max_distance([3.0], kept=0.5) == 3
-    for distances, origins in (([], None), ([1.0], ["a", "b"])):
+    assert choose_limit(np.arange(1, 101), kept=0.98) == 98
+    assert choose_limit([3.0], kept=0.5) == 3
+    for values, origins in (([], None), ([1.0], ["a", "b"])):
         with pytest.raises(ValueError, match="give N > 0 of each"):
-            choose_max_distance(distances, origins)
+            choose_limit(values, origins)
+
+
+def test_novelty_is_the_mahalanobis_distance_by_the_shrunk_covariance():
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(0, 1, (6, 6)) * 10.0 ** np.arange(-2, 1, 0.5)  # of very different scales
+    statistics = rng.normal(0, 1, (5000, 6)) @ mixing + 7
+    mean, whitening = fit_novelty(statistics)
+    novelty = np.linalg.norm((statistics[:50] - mean) @ whitening.T, axis=1)
+    covariance = np.cov(statistics.T)
+    expected = [
+        mahalanobis(row, statistics.mean(0), np.linalg.inv(covariance)) / np.sqrt(6) for row in statistics[:50]
+    ]
+    assert novelty == pytest.approx(expected, rel=0.05)  # so many images leave little to shrink
+    assert np.mean(np.linalg.norm((statistics - mean) @ whitening.T, axis=1) ** 2) == pytest.approx(1, rel=0.02)
+
+
+def test_novelty_of_few_images_and_of_channels_that_never_vary_is_finite():
+    rng = np.random.default_rng(0)
+    statistics = rng.normal(0, 1, (20, 64))
+    statistics[:, 5] = 0.25
+    mean, whitening = fit_novelty(statistics)
+    assert np.isfinite(whitening).all() and (np.abs(np.diag(whitening)) > 0).all()
+    assert np.linalg.norm(whitening @ (statistics[0] - mean)) < 3
+    assert np.linalg.norm(whitening @ (statistics[0] + 20 - mean)) > 10
+    for wrong in (np.zeros(5), np.zeros((1, 5))):
+        with pytest.raises(ValueError, match=r"\(N, D\) with N > 1"):
+            fit_novelty(wrong)

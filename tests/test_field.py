@@ -20,6 +20,7 @@ def model():
     config = WBCConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], image_size=48)
     model = WBCForImageClassification(config).eval()
     model.center_loss.centers.normal_()
+    model.novelty.whitening.normal_()
     with torch.no_grad():
         model.classifier[1].weight.mul_(30)  # so that not every cell gets a quarter of each type
     return model
@@ -51,6 +52,7 @@ def test_each_cell_is_read_in_its_window(model, mosaic):
         assert list(cell.probabilities.values()) == pytest.approx(probabilities[k].tolist(), abs=1e-5)
         assert cell.label == model.config.id2label[int(probabilities[k].argmax())]
         assert cell.distance == pytest.approx(float(distances[k]), rel=1e-4)
+        assert cell.novelty == pytest.approx(float(output.novelty[k]), rel=1e-4) and cell.known
     assert sum(field.counts.values()) == 6 and sum(field.differential.values()) == pytest.approx(1)
     assert json.loads(json.dumps(dataclasses.asdict(field)))["cells"][0]["label"] == field.cells[0].label
 
@@ -123,7 +125,8 @@ def test_names_a_file_that_is_no_image(model, mosaic, tmp_path, content):
 
 
 def cells(*labels):
-    return [Cell((0, 0, 1, 1), 0.5, label, {name: float(name == label) for name in EIGHT}, 1.0) for label in labels]
+    sure = {label: {name: float(name == label) for name in EIGHT} for label in labels}
+    return [Cell((0, 0, 1, 1), 0.5, label, sure[label], distance=1.0, novelty=1.0, known=True) for label in labels]
 
 
 def test_erythroblasts_and_platelets_are_not_in_the_differential_count():
@@ -140,13 +143,13 @@ def test_erythroblasts_and_platelets_are_not_in_the_differential_count():
     assert set(Field(cells("platelet"), EIGHT).differential.values()) == {0}
 
 
-def test_what_lies_far_from_every_class_is_unknown(model, mosaic, tmp_path):
-    distances = sorted(cell.distance for cell in model.analyze(mosaic).cells)
+def test_what_does_not_look_like_a_smear_is_unknown(model, mosaic, tmp_path):
+    novelties = sorted(cell.novelty for cell in model.analyze(mosaic).cells)
     model.save_pretrained(tmp_path)
-    limit = (distances[3] + distances[4]) / 2
-    limited = WBCForImageClassification.from_pretrained(tmp_path, max_distance=limit)
+    limit = (novelties[3] + novelties[4]) / 2
+    limited = WBCForImageClassification.from_pretrained(tmp_path, max_novelty=limit)
     field = limited.analyze(mosaic, image_processor=WBCImageProcessor(size=48))
-    assert [cell.known for cell in field.cells] == [cell.distance <= limit for cell in field.cells]
+    assert [cell.known for cell in field.cells] == [cell.novelty <= limit for cell in field.cells]
     assert (field.unknown, sum(field.counts.values())) == (2, 4)
     assert sum(field.differential.values()) == pytest.approx(1)
     assert model.analyze(mosaic).unknown == 0

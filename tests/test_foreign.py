@@ -12,24 +12,29 @@ from sklearn.metrics import roc_auc_score
 from hub import dataset as hub_dataset
 from hub import foreign
 from hub.__main__ import main
-from hub.foreign import DISTANCE, SCORES, foreign_images, sample_images, strangeness
+from hub.calibration import fit_novelty
+from hub.foreign import NOVELTY, SCORES, foreign_images, sample_images, strangeness
 from hub.synthetic import draw_field, drawn_cells
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of an untrained tiny model of windows that knows what lies near its centres, which are drawn ones."""
+    """The folder of an untrained tiny model of windows that knows drawn cells from other images."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     processor = WBCImageProcessor(size=32)
     processor.save_pretrained(folder)
     model = WBCForImageClassification(WBCConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])).eval()
-    fields = [draw_field(label, 3) for label in model.config.id2label.values()]
+    model.center_loss.centers.normal_()
+    fields = [draw_field(label, seed) for label in model.config.id2label.values() for seed in range(12)]
     with torch.no_grad():
-        embeddings = model(processor(fields, return_tensors="pt")["pixel_values"]).embeddings
-    model.center_loss.centers.copy_(embeddings)
-    model.config.max_distance = 0.7 * float(torch.pdist(embeddings).mean())
+        pixel_values = processor(fields, return_tensors="pt")["pixel_values"]
+        stage = model.resnet(pixel_values, output_hidden_states=True).hidden_states[1]
+        mean, whitening = map(torch.from_numpy, fit_novelty(model.novelty.statistics(stage).numpy()))
+        model.novelty.mean.copy_(mean)
+        model.novelty.whitening.copy_(whitening)
+        model.config.max_novelty = float(model(pixel_values).novelty.max())
     model.save_pretrained(folder)
     return folder
 
@@ -57,7 +62,8 @@ def test_scores_are_what_they_are_called(model):
     logits = output.logits.double().numpy()
     cosines = embeddings @ centers.T / np.outer(np.linalg.norm(embeddings, axis=1), np.linalg.norm(centers, axis=1))
     expected = {
-        DISTANCE: np.linalg.norm(embeddings[:, None] - centers, axis=-1).min(1),
+        NOVELTY: output.novelty.numpy(),
+        "distance to the nearest centre": np.linalg.norm(embeddings[:, None] - centers, axis=-1).min(1),
         "angle to the nearest centre": -cosines.max(1),
         "length of the embedding": -np.linalg.norm(embeddings, axis=1),
         "energy of the logits": -np.log(np.exp(logits).sum(1)),
@@ -90,13 +96,13 @@ def test_measures_what_is_refused_and_what_is_kept(model, tmp_path, monkeypatch,
         assert part["images"] == len(own)
         assert part["nothing_found"][0] == pytest.approx(np.mean([not field.cells for field in own]))
         assert part["refused"][0] == pytest.approx(np.mean([field.unknown == len(field.cells) for field in own]))
-    assert 0 < results["foreign"]["all"]["refused"][0]
+    assert results["foreign"]["noise"]["refused_as_a_cell"][0] == 1  # even by a network that was never trained
 
     processor = WBCImageProcessor.from_pretrained(model)
     smears = strangeness(loaded, processor, (row["image"].convert("RGB") for row in hub_dataset.load(data)["test"]))
     others = strangeness(loaded, processor, (image for _, image in foreign_images()))
     (part,) = results["smears"].values()
-    assert part["kept"] == pytest.approx(np.mean(smears[DISTANCE] <= loaded.config.max_distance))
+    assert part["kept"] == pytest.approx(np.mean(smears[NOVELTY] <= loaded.config.max_novelty))
     for name in SCORES:
         truth = [0] * 8 + [1] * len(fields)
         assert part["auroc"][name] == pytest.approx(roc_auc_score(truth, [*smears[name], *others[name]]))
@@ -113,7 +119,7 @@ def test_names_what_is_missing(model, tmp_path, capsys):
     assert "has no split validation, only train, test" in capsys.readouterr().err
     assert main([*arguments, str(model), "--bccd", str(tmp_path)]) == 1
     assert "Annotations" in capsys.readouterr().err
-    loaded = WBCForImageClassification.from_pretrained(model, max_distance=None)
+    loaded = WBCForImageClassification.from_pretrained(model, max_novelty=None)
     loaded.save_pretrained(tmp_path / "trusting")
     assert main([*arguments, str(tmp_path / "trusting")]) == 1
     assert "refuses nothing" in capsys.readouterr().err

@@ -34,7 +34,7 @@ def trained(tmp_path):
         hidden_sizes=[8, 16],
         depths=[1, 1],
         temperature=0.8,
-        max_distance=3.0,
+        max_novelty=3.0,
     )
     WBCForImageClassification(config).save_pretrained(folder)
     return folder
@@ -141,7 +141,7 @@ def test_reports_every_figure_beside_the_weights(trained, measured, tmp_path):
         after = [row["prediction"] for row in csv.DictReader(file)]
     moved = sum(one != other for one, other in zip(before, after, strict=True))
     assert moved > 0 and results["moved_by_float16"][0] == moved / 100
-    assert (results["temperature"], results["max_distance"]) == (0.8, 3.0)
+    assert (results["temperature"], results["max_novelty"]) == (0.8, 3.0)
     assert results["foreign"]["all"]["refused"][0] == 0.9
     assert results["evaluation"].endswith(f"--dataset_name data/blood8 --output_dir {tmp_path / 'evaluation'}")
     assert results["software"]["torch"] == torch.__version__

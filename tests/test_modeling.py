@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -108,7 +109,7 @@ def test_config_takes_other_labels():
         ("center_loss_alpha", 1.1),
         ("temperature", 0),
         ("temperature", -1.0),
-        ("max_distance", 0.0),
+        ("max_novelty", 0.0),
         ("layer_type", "bottleneck"),
     ],
 )
@@ -166,13 +167,15 @@ def test_state_dict_is_that_of_resnet_34(layout, meta_models):
     }
 
 
-def test_classifier_state_dict_is_that_of_resnet_34_and_the_centres():
+def test_classifier_state_dict_is_that_of_resnet_34_the_centres_and_the_novelty():
     with torch.device("meta"):
         model = WBCForImageClassification(WBCConfig())
         reference = ResNetForImageClassification(ResNetConfig(**RESNET_34, num_labels=4))
     expected = {key: value.shape for key, value in reference.state_dict().items()}
     assert {key: value.shape for key, value in model.state_dict().items()} == expected | {
-        "center_loss.centers": (4, 512)
+        "center_loss.centers": (4, 512),
+        "novelty.mean": (128,),
+        "novelty.whitening": (128, 128),
     }
 
 
@@ -333,6 +336,22 @@ def test_distance_is_that_to_the_nearest_centre():
     torch.testing.assert_close(output.distance, expected)
 
 
+def test_novelty_is_that_of_the_first_stages_map_and_of_no_training_step():
+    model = tiny_model()
+    model.novelty.mean.normal_()
+    model.novelty.whitening.normal_()
+    assert model.train()(images()).novelty is None
+    with torch.no_grad():
+        output = model.eval()(images(), output_hidden_states=True)
+    stage = output.hidden_states[1].double().numpy()
+    statistics = np.concatenate((stage.mean((2, 3)), stage.std((2, 3))), axis=1)
+    offset = (statistics - model.novelty.mean.numpy()) @ model.novelty.whitening.numpy().T
+    assert output.novelty.numpy() == pytest.approx(np.linalg.norm(offset, axis=1), rel=1e-4)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        coarse = model(images()).novelty
+    assert coarse.dtype == torch.float32 and coarse.numpy() == pytest.approx(output.novelty.numpy(), rel=0.05)
+
+
 def test_hidden_states_on_request():
     model = tiny_model()
     output = model(images(), output_hidden_states=True)
@@ -349,7 +368,7 @@ def test_tuple_on_request():
     output = model(images(), labels)
     result = model(images(), labels, return_dict=False)
     assert isinstance(result, tuple)
-    names = ("loss", "logits", "distance", "embeddings", "cross_entropy", "center_loss")
+    names = ("loss", "logits", "distance", "novelty", "embeddings", "cross_entropy", "center_loss")
     expected = tuple(output[name] for name in names)
     torch.testing.assert_close(result, expected)
     result = model.resnet(images(), return_dict=False)

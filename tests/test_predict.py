@@ -35,7 +35,7 @@ def test_reads_every_image_and_goes_on_after_one_that_is_none(model, tmp_path, c
     arguments = ["--model", str(model), "--output", str(tmp_path / "out"), "--draw"]
     assert main(["predict", str(folder), str(tmp_path / "one.bmp"), *arguments]) == 0
     captured = capsys.readouterr()
-    assert "3 cells, and 0 that are none of these, in 3 images; 1 could not be read" in captured.out
+    assert "3 cells, and 0 that look like none, in 3 images; 1 could not be read" in captured.out
     assert "broken.jpg" in caplog.text
 
     with open(tmp_path / "out" / "cells.csv", newline="") as file:
@@ -58,15 +58,17 @@ def test_counts_what_is_unknown_apart(model, tmp_path, capsys):
         draw_field(label, seed).save(tmp_path / f"{seed}.png")
     images = [tmp_path / "0.png", tmp_path / "1.png"]
     known = WBCForImageClassification.from_pretrained(model)
-    near, far = sorted(field.cells[0].distance for field in known.analyze(images))
-    limited = WBCForImageClassification.from_pretrained(model, max_distance=(near + far) / 2)
+    known.novelty.whitening.normal_()
+    near, far = sorted(field.cells[0].novelty for field in known.analyze(images))
+    known.config.max_novelty = (near + far) / 2
     WBCImageProcessor(size=32).save_pretrained(tmp_path / "limited")
-    limited.save_pretrained(tmp_path / "limited")
+    known.save_pretrained(tmp_path / "limited")
     arguments = ["--model", str(tmp_path / "limited"), "--output", str(tmp_path / "out")]
     assert main(["predict", *map(str, images), *arguments]) == 0
-    assert "1 cells, and 1 that are none of these, in 2 images" in capsys.readouterr().out
+    assert "1 cells, and 1 that look like none, in 2 images" in capsys.readouterr().out
     with open(tmp_path / "out" / "cells.csv", newline="") as file:
-        assert sorted(row["known"] for row in csv.DictReader(file)) == ["no", "yes"]
+        rows = {row["known"]: float(row["novelty"]) for row in csv.DictReader(file)}
+    assert rows == {"no": pytest.approx(far, abs=1e-3), "yes": pytest.approx(near, abs=1e-3)}
 
 
 def test_names_what_is_not_there(model, tmp_path, capsys):

@@ -25,10 +25,10 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 
 import train
 from hub import dataset as hub_dataset
-from hub.calibration import fit_temperature
+from hub.calibration import fit_novelty, fit_temperature
 from hub.photographs import PhotographIndex
 from hub.synthetic import draw_field, drawn_cells
-from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
+from modeling_wbc import SmearNovelty, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parent.parent
 TINY = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "image_size": 32}
@@ -610,7 +610,7 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
     schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1", "--train_on", "bccd")
     train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
     config = json.loads((tmp_path / "one" / "config.json").read_text())
-    assert config["temperature"] != 1 and config["max_distance"] > 0
+    assert config["temperature"] != 1 and config["max_novelty"] > 0
     model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=1.0).eval()
     rows = [row for row in hub_dataset.load(blood)["validation"] if row["dataset"] == "bccd"]
     processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
@@ -618,26 +618,50 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
         output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
     labels = [row["label"] for row in rows]
     assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
-    assert config["max_distance"] == pytest.approx(float(output.distance.max()), rel=1e-3)  # 99 % of few are all
+    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99 % of few are all
+    # What a smear looks like was learned from the training images, as they are.
+    rows = [row["image"].convert("RGB") for row in hub_dataset.load(blood)["train"] if row["dataset"] == "bccd"]
+    with torch.no_grad():
+        stage = model.resnet(processor(rows, return_tensors="pt")["pixel_values"], output_hidden_states=True)
+    mean, whitening = fit_novelty(SmearNovelty.statistics(stage.hidden_states[1]).numpy())
+    assert model.novelty.mean.numpy() == pytest.approx(mean, rel=1e-3, abs=1e-5)
+    assert model.novelty.whitening.numpy() == pytest.approx(whitening, rel=1e-2, abs=1e-2 * np.abs(whitening).max())
 
     train_results = json.loads((tmp_path / "one" / "train_results.json").read_text())
     assert train_results["recipe"]["Data sets"] == "bccd" and train_results["dataset"] == blood
-    assert "known up to a distance" in train_results["recipe"]["Calibration"]
+    assert "known up to a novelty" in train_results["recipe"]["Calibration"]
     results = json.loads((tmp_path / "one" / "test_results.json").read_text())
     assert {"bccd", "pbc"} <= results["subsets"].keys() and 0 <= results["kept"] <= 1
     validation = json.loads((tmp_path / "one" / "validation_results.json").read_text())
-    assert validation["num_images"] == len(rows) and validation["kept"] == 1
+    assert validation["num_images"] == len(labels) and validation["kept"] == 1
 
     # Evaluated alone it gives the same; trained further it starts afresh.
     train.main(["--do_eval", *arguments(blood, str(tmp_path / "one"), tmp_path / "again")])
     again = json.loads((tmp_path / "again" / "test_results.json").read_text())
     assert all(again[key] == results[key] for key in ("accuracy", "kept", "intervals", "subsets", "confusion_matrix"))
     with open(tmp_path / "again" / "test_predictions.csv", newline="") as file:
-        distances = [float(row["distance"]) for row in csv.DictReader(file)]
-    assert np.mean([distance <= config["max_distance"] for distance in distances]) == pytest.approx(results["kept"])
+        known = [float(row["novelty"]) <= config["max_novelty"] for row in csv.DictReader(file)]
+    assert np.mean(known) == pytest.approx(results["kept"])
     names = hub_dataset.load(blood)["train"].features["label"].names
     further = train.load_model(train.ModelArguments(), str(tmp_path / "one"), names, do_train=True)
-    assert (further.config.temperature, further.config.max_distance) == (1.0, None)
+    assert (further.config.temperature, further.config.max_novelty) == (1.0, None)
+
+
+def test_weights_that_are_only_evaluated_can_be_calibrated(blood, tiny, tmp_path):
+    """In place, to the temperature and limit that training itself would have found, and the card says so."""
+    schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1")
+    train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
+    expected = json.loads((tmp_path / "one" / "config.json").read_text())
+    found = json.loads((tmp_path / "one" / "train_results.json").read_text())["recipe"]["Calibration"]
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=3.0, max_novelty=None)
+    model.novelty.whitening.zero_()
+    model.save_pretrained(tmp_path / "one")
+    own = arguments(blood, str(tmp_path / "one"), tmp_path / "one", "--do_eval")
+    train.main([*own, "--calibrate"])
+    config = json.loads((tmp_path / "one" / "config.json").read_text())
+    for name in ("temperature", "max_novelty"):
+        assert config[name] == pytest.approx(expected[name], rel=1e-3)
+    assert found in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_a_data_set_to_train_on_that_is_not_there_is_named(blood, data, tiny, tmp_path):
