@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
 # So many training images tell what a smear looks like.
-SMEARS_FITTED = 4000
+SMEARS_FITTED = 2000
 
 
 class PublisherAugmentation:
