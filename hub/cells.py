@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import binomtest
 from torch import Tensor
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
 from hub.dataset import PBC_CLASSES, DatasetError, check_output
-from hub.metrics import text_table
+from hub.metrics import format_share, share, text_table
 from hub.photographs import publisher_split, read_labels, read_rows
 from hub.predict import load_classifier
 from modeling_wbc import Field, WBCImageProcessor
@@ -118,14 +117,6 @@ def recall_and_precision(findings: Sequence[Finding]) -> dict:
         matched = sum(getattr(finding, kind) for finding in findings)
         figures[kind] = {"matched": matched, "recall": share(matched, annotated), "precision": share(matched, found)}
     return figures
-
-
-def share(count: int, total: int) -> list[float]:
-    """`count` of `total`: the share with both ends of Wilson's 95 % interval."""
-    if total == 0:
-        return [float("nan")] * 3
-    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
-    return [count / total, interval.low, interval.high]
 
 
 def distance_from_middle(boxes: Tensor, size: tuple[int, int]) -> float:
@@ -237,12 +228,6 @@ def finder_rows(results: dict) -> list[list[str]]:
                 + [format_share(figures[kind][name]) for name in ("recall", "precision")]
             )
     return rows
-
-
-def format_share(figure: Sequence[float]) -> str:
-    """What `share` returns, in percent."""
-    value, low, high = (100 * part for part in figure)
-    return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Path) -> dict:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import AutoImageProcessor
 
-from hub.cells import boxes_sheet, empty_halves, find_annotated, format_share, share
+from hub.cells import boxes_sheet, empty_halves, find_annotated
 from hub.dataset import DatasetError, check_output, load
-from hub.metrics import text_table
+from hub.metrics import format_share, share, text_table
 from hub.predict import load_classifier
 from modeling_wbc import Field, WBCImageProcessor
 

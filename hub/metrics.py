@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 # Ma et al. (2020), table 1: precision, recall and F1 of each class in percent.
@@ -299,6 +300,20 @@ def paired_bootstrap(
             "p_value": min(1.0, 2 * (float(rarer) + 1) / (resamples + 1)),
         }
     return compared
+
+
+def share(count: int, total: int) -> list[float]:
+    """`count` of `total`: the share with both ends of Wilson's 95 % interval."""
+    if total == 0:
+        return [float("nan")] * 3
+    interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
+    return [count / total, interval.low, interval.high]
+
+
+def format_share(figure: Sequence[float]) -> str:
+    """What `share` returns, in percent."""
+    value, low, high = (100 * part for part in figure)
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 def _clusters(photographs: Sequence[str | None] | None, count: int) -> np.ndarray:

@@ -13,11 +13,9 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from hub.cells import share
 from hub.dataset import DatasetError
 from hub.evaluation import parts_rows
-from hub.foreign import foreign_tables
-from hub.metrics import markdown_table, markdown_table_1
+from hub.metrics import markdown_table, markdown_table_1, share
 from hub.plots import plot_confusion_matrix, plot_reliability
 from modeling_wbc import WBCForImageClassification, WBCImageProcessor
 
@@ -168,6 +166,8 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
     Raises:
         OSError: A file is missing.
     """
+    from hub.foreign import foreign_tables  # needs OpenCV, which training does without
+
     splits = {
         path.name.removesuffix("_results.json"): {
             key: value for key, value in json.loads(path.read_text()).items() if key not in _SPEEDS

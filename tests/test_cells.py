@@ -17,8 +17,8 @@ from hub.cells import (
     named_right,
     read_boxes,
     recall_and_precision,
-    share,
 )
+from hub.metrics import share
 from hub.synthetic import draw_field
 from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
