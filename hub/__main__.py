@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_cells(commands)
     _add_compare(commands)
     _add_foreign(commands)
+    _add_mistakes(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -135,6 +136,30 @@ def _add_foreign(commands) -> None:
         run(args)
 
     foreign.set_defaults(run=run)
+
+
+def _add_mistakes(commands) -> None:
+    mistakes = commands.add_parser("mistakes", help="draw the photographs of BCCD that a model misreads")
+    mistakes.add_argument("predictions", type=Path, metavar="CSV", help="<split>_predictions.csv of train.py")
+    mistakes.add_argument("--bccd", type=Path, metavar="DIR", required=True, help="holds Original_Images")
+    mistakes.add_argument("--output", type=Path, metavar="PNG", required=True, help="the contact sheet to write")
+
+    def run(args: argparse.Namespace) -> None:
+        from hub.cells import mistakes_sheet
+        from hub.dataset import DatasetError
+        from hub.evaluation import mistaken_photographs
+        from hub.metrics import text_table
+
+        try:
+            rows = mistaken_photographs(args.predictions)
+        except ValueError as error:
+            raise DatasetError(str(error)) from error
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        mistakes_sheet(rows, args.bccd / "Original_Images").save(args.output)
+        head = ["Photograph", "Label", "Answer", "Files misread", "of"]
+        print(text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)]))
+
+    mistakes.set_defaults(run=run)
 
 
 if __name__ == "__main__":

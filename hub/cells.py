@@ -163,6 +163,17 @@ def boxes_sheet(
     return sheet
 
 
+def mistakes_sheet(mistaken: Sequence[tuple[str, str, str, int, int]], photographs: Path) -> Image.Image:
+    """Photographs that a model misreads, as `hub.evaluation.mistaken_photographs` tells them, and the cells found."""
+    processor, images = WBCImageProcessor(), []
+    for name, label, answer, wrong, files in mistaken:
+        with Image.open(photographs / f"{name}.jpg") as image:
+            image = image.convert("RGB")
+        boxes, _ = processor.find_cells(image)
+        images.append((f"{name} {label}: {answer} {wrong}/{files}", image, boxes, torch.zeros(0, 4)))
+    return boxes_sheet(images)
+
+
 def run(args: argparse.Namespace) -> None:
     """The command `python -m hub cells`."""
     check_output(args.output)

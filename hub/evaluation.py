@@ -2,6 +2,7 @@
 
 import csv
 import functools
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -212,6 +213,33 @@ def _read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str]
         for number, row in enumerate(rows)
     ]
     return images, columns[columns.index("prediction") + 1 :], [row["prediction"] for row in rows]
+
+
+def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:
+    """The photographs that cost a model its errors, the costliest first.
+
+    Args:
+        path: What `write_predictions` wrote of a split whose photographs are known.
+
+    Returns:
+        Of each photograph with a misread file: its name, its class, the commonest of the wrong answers, how many of
+        its files are misread, and how many there are.
+
+    Raises:
+        ValueError: The file is another one, or knows no photographs.
+        OSError: It cannot be read.
+    """
+    images, _, answers = _read_predictions(path)
+    files, wrong = Counter(), defaultdict(Counter)
+    for (_, photograph, label), answer in zip(images, answers, strict=True):
+        if photograph:
+            files[photograph, label] += 1
+            if answer != label:
+                wrong[photograph, label][answer] += 1
+    if not files:
+        raise ValueError(f"{path} tells of no image which photograph it shows")
+    rows = [(*of, answers.most_common(1)[0][0], answers.total(), files[of]) for of, answers in wrong.items()]
+    return sorted(rows, key=lambda row: (-row[3], row[0]))
 
 
 def comparison_rows(compared: dict) -> list[list[str]]:

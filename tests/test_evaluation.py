@@ -3,11 +3,13 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hub import evaluation
 from hub.__main__ import main
-from hub.evaluation import compare, evaluate_logits, parts_rows, write_predictions
+from hub.evaluation import compare, evaluate_logits, mistaken_photographs, parts_rows, write_predictions
 from hub.metrics import WBCMetric, paired_bootstrap, table_1
+from hub.synthetic import draw_field
 
 NAMES = ["basophil", "eosinophil", "neutrophil"]
 
@@ -173,3 +175,37 @@ def test_compares_the_runs_of_two_recipes(tmp_path, capsys):
     )
     assert main(["compare", *arguments]) == 1
     assert "not evaluated on the same images" in capsys.readouterr().err
+
+
+def test_mistakes_are_counted_by_photograph_the_costliest_first(tmp_path, capsys):
+    logits, references, columns = case()
+    path = tmp_path / "test_predictions.csv"
+    write_predictions(path, logits, references, NAMES, columns)
+    # Of photograph p one of two files is taken for a basophil, of r one of two for an eosinophil; pbc's have none.
+    expected = [("p", "eosinophil", "basophil", 1, 2), ("r", "neutrophil", "eosinophil", 1, 2)]
+    assert mistaken_photographs(path) == expected
+    logits[3] = [0, 0, 9]  # and of q one of two
+    logits[4] = [9, 0, 0]  # and both of r, in two ways
+    write_predictions(path, logits, references, NAMES, columns)
+    assert [row[0] for row in mistaken_photographs(path)] == ["r", "p", "q"]
+
+    folder = tmp_path / "bccd" / "Original_Images"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate("pqr"):
+        draw_field("neutrophil", seed).save(folder / f"{name}.jpg")
+    arguments = [
+        "mistakes",
+        str(path),
+        "--bccd",
+        str(tmp_path / "bccd"),
+        "--output",
+        str(tmp_path / "out" / "sheet.png"),
+    ]
+    assert main(arguments) == 0
+    assert [line.split()[:1] for line in capsys.readouterr().out.splitlines()[1:]] == [["r"], ["p"], ["q"]]
+    with Image.open(tmp_path / "out" / "sheet.png") as sheet:
+        red = (np.asarray(sheet) == (255, 0, 0)).all(-1)
+    assert red.any(axis=0).sum() > 150  # a box around the cell of each
+    write_predictions(path, logits, references, NAMES, {"file_name": columns["file_name"]})
+    assert main(arguments) == 1
+    assert "which photograph it shows" in capsys.readouterr().err
