@@ -481,9 +481,12 @@ def table_1(results: dict, label_names: Sequence[str]) -> str:
     return "\n".join([head, rule, *body, rule, average, "", _accuracy_line(results, label_names)])
 
 
-def markdown_table_1(results: dict, label_names: Sequence[str]) -> str:
-    """Like `table_1`, as a Markdown table."""
-    return f"{markdown_table(_table_rows(results, label_names))}\n\n{_accuracy_line(results, label_names)}"
+def markdown_table_1(results: dict, label_names: Sequence[str], paper: bool = True) -> str:
+    """Like `table_1`, as a Markdown table; without `paper`, for other images than the paper's, without its figures."""
+    rows = _table_rows(results, label_names)
+    if not paper:
+        rows = [[cell for cell, title in zip(row, rows[0], strict=True) if title != "paper"] for row in rows]
+    return f"{markdown_table(rows)}\n\n{_accuracy_line(results, label_names, paper)}"
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -528,9 +531,10 @@ def _table_row(title: str, results: dict, names: dict[str, str], paper: dict[str
     return [*cells, str(support)]
 
 
-def _accuracy_line(results: dict, label_names: Sequence[str]) -> str:
-    paper = PAPER_ACCURACY if _papers_classes(label_names) else "-"
-    line = f"Accuracy (%): {format_percent(results, 'accuracy')}, paper {paper}"
+def _accuracy_line(results: dict, label_names: Sequence[str], paper: bool = True) -> str:
+    line = f"Accuracy (%): {format_percent(results, 'accuracy')}"
+    if paper:
+        line += f", paper {PAPER_ACCURACY if _papers_classes(label_names) else '-'}"
     if "photograph_accuracy" in results:
         line += f"; by majority in each of {results['num_photographs']:,} photographs: "
         line += format_percent(results, "photograph_accuracy")

@@ -51,6 +51,7 @@ def write_card(
     recipe: dict[str, object],
     synthetic: bool = False,
     bccd: bool = False,
+    several: bool = False,
     model_id: str | None = None,
     sections: Sequence[tuple[str, str]] = (),
 ) -> Path:
@@ -70,6 +71,7 @@ def write_card(
         recipe: Hyperparameters by name, in the order to be shown.
         synthetic: The model was trained and measured on drawn cells; the card says so first of all.
         bccd: The data are BCCD; the card then tells the limits of its test split.
+        several: The data are of more labs than BCCD's: beside all of them the paper's figures say nothing.
         model_id: The id the model is to have on the Hub; the folder's name where there is none yet.
         sections: (heading, Markdown) of what else was measured.
 
@@ -119,13 +121,13 @@ def write_card(
         recipe=[(_cell(name), _cell(value)) for name, value in recipe.items()],
         synthetic=synthetic,
         bccd=bccd,
-        table=markdown_table_1(results, label_names),
+        table=markdown_table_1(results, label_names, paper=not several),
         n_images=sum(map(sum, results["confusion_matrix"])),
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
         parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
         kept="kept" in results,
-        several=" and " in dataset_name,
+        several=several,
         sections=sections,
         plots={name: title for name, title in _PLOTS.items() if (folder / name).is_file()},
     )
@@ -202,9 +204,10 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         answers = [row for row in predictions if row["dataset"] == key]
         confidence = np.array([max(float(row[name]) for name in names) for row in answers])
         reliability[f"{title}, test"] = confidence, np.array([row["prediction"] == row["label"] for row in answers])
-        four = f"{key}_4_classes"
-        part = parts[four if four in parts else key]
-        sections.append((f"{title}, {part['num_images']:,} test images", markdown_table_1(part, part["label_names"])))
+        # BCCD over the four classes that it has: the paper's table.
+        part = parts.get(f"{key}_4_classes", parts[key])
+        table = markdown_table_1(part, part["label_names"], paper=key == "bccd")
+        sections.append((f"{title}, {part['num_images']:,} test images", table))
     plot_reliability(reliability, folder / "reliability.png")
     sections.append(("Images without a white cell", "\n\n".join(map(markdown_table, foreign_tables(results)))))
     write_card(
@@ -217,6 +220,7 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),
         recipe=stages[-1]["recipe"],
         bccd=True,
+        several=True,
         sections=sections,
     )
 

@@ -129,6 +129,8 @@ def test_errors(given, message):
 def test_table_1_beside_the_paper():
     predictions, references = random_case()
     results = WBCMetric().compute(predictions=predictions, references=references, label_names=PAPER_NAMES)
+    plain = markdown_table_1(results, PAPER_NAMES, paper=False)
+    assert "paper" not in plain and plain.splitlines()[0].count("|") == 6
     text, markdown = table_1(results, PAPER_NAMES), markdown_table_1(results, PAPER_NAMES)
     rows = {line.split()[0].lower(): line.split() for line in text.splitlines() if line}
     for name in PAPER_NAMES:

@@ -151,8 +151,9 @@ def test_reports_every_figure_beside_the_weights(trained, measured, tmp_path):
     assert "```bash\ntrain.py --stage 0\ntrain.py --stage 1\naccelerate launch train.py --do_eval" in card
     four = test["subsets"]["bccd_4_classes"]
     assert markdown_table_1(four, four["label_names"]) in card and "BCCD, 60 test images" in card
-    assert markdown_table_1(test["subsets"]["pbc"], NAMES) in card
+    assert markdown_table_1(test["subsets"]["pbc"], NAMES, paper=False) in card
     assert "| noise | 7 | 50.0 (40.0 to 60.0) | 90.0 (80.0 to 100.0) | 70.0 (60.0 to 80.0) |" in card
+    assert markdown_table_1(test, NAMES, paper=False) in card and "two labs" in card
     assert "random weights" in card and "| Epochs | 4 |" in card and "unknown" in card
     assert "\n\n\n" not in card and "{%" not in card
     for name in ("confusion_matrix_bccd.png", "confusion_matrix_pbc.png", "reliability.png"):
