@@ -133,12 +133,20 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
         share = np.bincount(bin_of, right, bins)[seen] / total[seen]
         curves.plot(mean, share, color=color, linewidth=1.4, label=f"{title} (n = {len(confidence):,})")
         # A point as large as its bin is full.
-        curves.scatter(mean, share, s=12 + 120 * total[seen] / len(confidence), color=color, alpha=0.8, linewidths=0)
+        curves.scatter(
+            mean,
+            share,
+            s=12 + 120 * total[seen] / len(confidence),
+            color=color,
+            alpha=0.8,
+            linewidths=0,
+            clip_on=False,
+        )
         counts.bar(edges[:-1] + (number + 0.5) * width, total / len(confidence), width, color=color)
     curves.set_ylabel("Share that is right")
     curves.set_title("Reliability", fontsize=12, loc="left")
     curves.legend(frameon=False, fontsize=9, loc="upper left")
-    counts.set_ylabel("Share of answers")
+    counts.set_ylabel("Answers")
     counts.set_xlabel("Probability of the likeliest class")
     for axes in (curves, counts):
         axes.set_xlim(0, 1)

@@ -618,7 +618,7 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
         output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
     labels = [row["label"] for row in rows]
     assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
-    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99 % of few are all
+    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99.5 % of few are all
     # What a smear looks like was learned from the training images, as they are.
     rows = [row["image"].convert("RGB") for row in hub_dataset.load(blood)["train"] if row["dataset"] == "bccd"]
     with torch.no_grad():
