@@ -1,0 +1,90 @@
+"""Configuration of the IBN-ResNet34 white-blood-cell classifier."""
+
+from transformers import ResNetConfig
+
+NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
+MINING = ("batch", "class")
+
+
+class WBCConfig(ResNetConfig):
+    """Configuration of [`WBCModel`] and [`WBCForImageClassification`]: a ResNet-34 by default.
+
+    `WBCConfig()` describes the network of Ma et al. 2020, "White blood cell classification based on improved residual
+    neural network": a ResNet-34 whose residual blocks carry instance-batch normalisation, with the four classes of
+    BCCD. All arguments of [`transformers.ResNetConfig`] are accepted; the ones below are new or have another default.
+
+    Args:
+        norm_layout (`str`, defaults to `"ibn"`): which norms stand where in the residual blocks of a ResNet.
+
+            - `"bn"`: batch norm throughout, the plain ResNet.
+            - `"ibn"`: after the first convolution of every block, half of the channels instance norm, half batch norm.
+            - `"ibn-a"`: the same in all stages but the last (Pan et al. 2018, IBN-Net-a).
+            - `"ibn-b"`: batch norm throughout, and an affine instance norm after the addition of every block of the
+              first two stages (after Pan et al. 2018, IBN-Net-b, who add it to the last block of a stage only).
+            - `"ibn-in"`: as `"ibn"`, and an affine instance norm after the addition of every block of the last two
+              stages (the paper: "IN in the high layers").
+        center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value;
+            0.01 drew all features to one point when training on BCCD began from random weights, where 0.0001 did not.
+        center_loss_margin (`float`, defaults to 1.0): m of equations 8-10, a squared distance, at least 0. The paper
+            gives no value.
+        center_loss_alpha (`float`, defaults to 0.5): rate at which the class centres follow the features, in [0, 1]
+            (Wen et al. 2016).
+        mining (`str`, defaults to `"batch"`): which pairs the centre loss looks at, see [`HardMinedCenterLoss`].
+        image_size (`int`, defaults to 224): height and width in pixels of the network's input. The image processor
+            that is saved with the model resizes to it.
+        temperature (`float`, defaults to 1.0): what the classifier's scores are divided by, above 0, so that the
+            softmax of the logits is as often right as it says (Guo et al. 2017). Fitted after training.
+        max_novelty (`float`, *optional*): how far an image may be from looking like a smear, as
+            [`WBCImageClassifierOutput.novelty`] has it. What is farther shows none of the classes, and `analyze` says
+            so. Chosen after training; None takes everything for one of the classes.
+
+    Raises:
+        ValueError: if an argument is outside the values given above.
+    """
+
+    model_type = "wbc"
+    # Not predictions: the Trainer would gather them over the whole evaluation split.
+    keys_to_ignore_at_inference = ["embeddings", "hidden_states", "cross_entropy", "center_loss"]
+
+    hidden_sizes: list[int] | tuple[int, ...] | None = (64, 128, 256, 512)
+    depths: list[int] | tuple[int, ...] | None = (3, 4, 6, 3)
+    layer_type: str = "basic"
+    norm_layout: str = "ibn"
+    center_loss_weight: float = 0.001
+    center_loss_margin: float = 1.0
+    center_loss_alpha: float = 0.5
+    mining: str = "batch"
+    image_size: int = 224
+    temperature: float = 1.0
+    max_novelty: float | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.id2label is None and kwargs.get("num_labels") is None:
+            self.id2label = {0: "eosinophil", 1: "lymphocyte", 2: "monocyte", 3: "neutrophil"}
+        super().__post_init__(**kwargs)
+        if self.label2id is None:
+            self.label2id = {label: index for index, label in self.id2label.items()}
+
+        if self.layer_type != "basic":
+            raise ValueError(
+                f"layer_type must be 'basic', the two-convolution residual block of ResNet-34, got {self.layer_type!r}"
+            )
+        if self.norm_layout not in NORM_LAYOUTS:
+            raise ValueError(f"norm_layout must be one of {', '.join(NORM_LAYOUTS)}, got {self.norm_layout!r}")
+        if self.mining not in MINING:
+            raise ValueError(f"mining must be one of {', '.join(MINING)}, got {self.mining!r}")
+        if self.center_loss_weight < 0:
+            raise ValueError(f"center_loss_weight must be at least 0, got {self.center_loss_weight}")
+        if self.center_loss_margin < 0:
+            raise ValueError(f"center_loss_margin must be at least 0, got {self.center_loss_margin}")
+        if not 0 <= self.center_loss_alpha <= 1:
+            raise ValueError(f"center_loss_alpha must be in [0, 1], got {self.center_loss_alpha}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.max_novelty is not None and not self.max_novelty > 0:
+            raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
+
+
+WBCConfig.register_for_auto_class()
+
+__all__ = ["WBCConfig"]

@@ -1,0 +1,490 @@
+"""IBN-ResNet34 for white blood cells: transformers' ResNet with another norm, and the loss of Ma et al. 2020."""
+
+import os
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from transformers import initialization as init
+from transformers.image_utils import ImageInput, load_image
+from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
+from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
+from transformers.utils import IMAGE_PROCESSOR_NAME, ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_wbc import WBCConfig
+from .field_wbc import Cell, Field
+from .image_processing_wbc import WBCImageProcessor
+from .loss_wbc import HardMinedCenterLoss, check_labels
+from .novelty_wbc import SmearNovelty
+
+
+class InstanceBatchNorm2d(nn.BatchNorm2d):
+    """Instance norm on the first half of the channels, batch norm on the second, in one pass over the feature map.
+
+    The first floor(C / 2) channels are normalised by the mean and variance of each sample (equations 4-6 of Ma et al.
+    2020), the others by those of the batch, or in eval mode by the running ones (equations 1-3). Parameters and
+    buffers are those of `nn.BatchNorm2d(C)`, so weights of a plain ResNet load as they are. The running statistics
+    of the instance half are kept up to date and not used.
+
+    Both kinds of statistics follow from the mean and variance of each (sample, channel), so that the feature map is
+    neither split nor joined: what is left is a scale and a shift for each (sample, channel). Statistics are taken in
+    float32 (float64 for float64 input); the output has the input's dtype and memory format.
+
+    Args:
+        num_features (`int`): number of channels C of the input (N, C, H, W).
+        eps (`float`): added to the variance.
+        momentum (`float`): weight of the newest batch in the running statistics.
+
+    Raises:
+        ValueError: if the input is not (N, C, H, W), or has one pixel a channel, whose variance says nothing.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__(num_features, eps=eps, momentum=momentum)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_features:
+            raise ValueError(
+                f"expected a feature map of shape (N, {self.num_features}, H, W), got {tuple(hidden_states.shape)}"
+            )
+        if not torch.compiler.is_compiling() and hidden_states.shape[2] * hidden_states.shape[3] == 1:
+            raise ValueError(
+                f"cannot normalise a sample over a single pixel: got a feature map of shape "
+                f"{tuple(hidden_states.shape)}. Use larger images"
+            )
+        num_instance = self.num_features // 2
+        if not self.training:
+            # Only the first half needs a look at the values.
+            mean, var = _moments(hidden_states[:, :num_instance])
+            mean = _join(mean, self.running_mean[num_instance:])
+            var = _join(var, self.running_var[num_instance:])
+            return _scale_and_shift(hidden_states, self.weight, self.bias, mean, (var + self.eps).rsqrt())
+
+        if torch.compiler.is_compiling():
+            # The compiler fuses the plain formula and derives its gradient.
+            mean, inv_std, batch_mean, batch_var = _statistics(hidden_states, num_instance, self.eps)
+            output = _scale_and_shift(hidden_states, self.weight, self.bias, mean, inv_std)
+        else:
+            output, batch_mean, batch_var = _InstanceBatchNorm.apply(
+                hidden_states, self.weight, self.bias, num_instance, self.eps
+            )
+        self._update_running_statistics(batch_mean, batch_var, hidden_states.numel() // self.num_features)
+        return output
+
+    @torch.no_grad()
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
+        self.num_batches_tracked.add_(1)
+        unbiased = var * (count / (count - 1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each (sample, channel) of x (N, C, H, W): two (N, C) tensors, float32 or wider."""
+    mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
+    # In two passes: E[x^2] - E[x]^2 loses its digits where the mean is large against the deviation.
+    return mean, (x - mean[:, :, None, None]).square().mean((2, 3))
+
+
+def _join(instance: Tensor, batch: Tensor) -> Tensor:
+    """Statistics (N, C) of instance norm's (N, C // 2) and of batch norm's (C - C // 2,)."""
+    return torch.cat((instance, batch.to(instance.dtype).expand(instance.shape[0], -1)), dim=1)
+
+
+def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """For a training step: mean and 1 / deviation (N, C) to normalise by, the batch's mean and variance (C,)."""
+    mean, var = _moments(x)
+    batch_mean = mean.mean(0)
+    # The law of total variance.
+    batch_var = var.mean(0) + (mean - batch_mean).square().mean(0)
+    mean = _join(mean[:, :num_instance], batch_mean[num_instance:])
+    var = _join(var[:, :num_instance], batch_var[num_instance:])
+    return mean, (var + eps).rsqrt(), batch_mean, batch_var
+
+
+def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
+    scale = weight * inv_std
+    shift = bias - mean * scale
+    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None]).to(x.dtype)
+
+
+class _InstanceBatchNorm(torch.autograd.Function):
+    """The training step of [`InstanceBatchNorm2d`] with its gradient in closed form.
+
+    With xc = x - mean, r = 1 / deviation and E the mean over what was normalised together (the pixels of the sample,
+    or of the batch), dx = weight r (g - E[g] - xc r^2 E[g xc]): again a multiply-add with one scale for g, one for x
+    and a shift. Autograd through the formula would keep several feature maps; this keeps x.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, num_instance, eps):
+        mean, inv_std, batch_mean, batch_var = _statistics(x, num_instance, eps)
+        ctx.save_for_backward(x, weight, mean, inv_std)
+        ctx.num_instance = num_instance
+        ctx.mark_non_differentiable(batch_mean, batch_var)
+        return _scale_and_shift(x, weight, bias, mean, inv_std), batch_mean, batch_var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        x, weight, mean, inv_std = ctx.saved_tensors
+        num_pixels = x.shape[2] * x.shape[3]
+        grad_sum = grad.sum((2, 3), dtype=mean.dtype)
+        product_sum = (grad * (x - mean[:, :, None, None])).sum((2, 3))
+        grad_weight = (product_sum * inv_std).sum(0).to(weight.dtype)
+        grad_bias = grad_sum.sum(0).to(weight.dtype)
+
+        def group_mean(sums):
+            means = sums / num_pixels
+            return _join(means[:, : ctx.num_instance], means[:, ctx.num_instance :].mean(0))
+
+        scale = weight * inv_std
+        x_scale = -scale * inv_std.square() * group_mean(product_sum)
+        shift = -scale * group_mean(grad_sum) - x_scale * mean
+        grad_x = torch.addcmul(shift[:, :, None, None], x, x_scale[:, :, None, None])
+        grad_x = grad_x.addcmul_(grad, scale[:, :, None, None]).to(x.dtype)
+        return grad_x, grad_weight, grad_bias, None, None
+
+
+class WBCPreTrainedModel(ResNetPreTrainedModel):
+    """Initialisation, loading and saving of the models below."""
+
+    config: WBCConfig
+    config_class = WBCConfig
+    base_model_prefix = "resnet"
+    main_input_name = "pixel_values"
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, nn.InstanceNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, HardMinedCenterLoss):
+            init.zeros_(module.centers)
+            init.zeros_(module.active_fraction)
+        elif isinstance(module, SmearNovelty):
+            init.zeros_(module.mean)
+            init.zeros_(module.whitening)
+
+    def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
+        """Saves weights, configuration, image processor and code: a folder that any auto class of transformers loads
+        with `trust_remote_code=True`.
+
+        An image processor that the folder already holds stays; otherwise one is written that squeezes the whole field
+        to `config.image_size` and normalises it as ImageNet is. Arguments are those of
+        [`transformers.PreTrainedModel.save_pretrained`].
+        """
+        # All three, whichever class is saved: transformers itself adds the class at hand only.
+        self.config.auto_map = {
+            "AutoConfig": "configuration_wbc.WBCConfig",
+            "AutoModel": "modeling_wbc.WBCModel",
+            "AutoModelForImageClassification": "modeling_wbc.WBCForImageClassification",
+        }
+        if push_to_hub:
+            # Saves to a fresh folder through this very method and uploads it, the processor too, in one commit.
+            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
+            self.push_to_hub(repo_id, **kwargs)
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process and not os.path.isfile(os.path.join(save_directory, IMAGE_PROCESSOR_NAME)):
+            WBCImageProcessor(size=self.config.image_size, do_find_cell=False).save_pretrained(save_directory)
+
+
+class WBCModel(WBCPreTrainedModel, ResNetModel):
+    """A ResNet-34 whose norms stand as [`WBCConfig.norm_layout`] says.
+
+    Parameters, buffers and state dict are those of [`transformers.ResNetModel`], so that
+    `WBCModel.from_pretrained("microsoft/resnet-34")` starts from ImageNet; `"ibn-b"` and `"ibn-in"` add their instance
+    norms under `activation.normalization`. For other publishers' weights see [`convert_resnet_state_dict`].
+    """
+
+    def __init__(self, config: WBCConfig):
+        super().__init__(config)
+        layout, num_stages = config.norm_layout, len(self.encoder.stages)
+        for index, stage in enumerate(self.encoder.stages):
+            if layout in ("ibn", "ibn-in") or (layout == "ibn-a" and index < num_stages - 1):
+                for block in stage.layers:
+                    first = block.layer[0]
+                    first.normalization = InstanceBatchNorm2d(first.normalization.num_features)
+            if (layout == "ibn-b" and index < 2) or (layout == "ibn-in" and index >= num_stages - 2):
+                for block in stage.layers:
+                    norm = nn.InstanceNorm2d(config.hidden_sizes[index], affine=True)
+                    block.activation = nn.Sequential(OrderedDict(normalization=norm, activation=block.activation))
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None
+    ) -> BaseModelOutputWithPoolingAndNoAttention:
+        """Features of images.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images, C being `config.num_channels`.
+            output_hidden_states (`bool`, *optional*): whether to return the feature maps before and after every stage.
+
+        Returns:
+            `last_hidden_state` (N, 512, H / 32, W / 32), `pooler_output` (N, 512, 1, 1) and, on request,
+            `hidden_states`, a tuple of five feature maps.
+
+        Raises:
+            ValueError: if `pixel_values` has another shape.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must have shape (N, {self.config.num_channels}, H, W), got {tuple(pixel_values.shape)}"
+            )
+        return super().forward(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
+
+
+@dataclass
+class WBCImageClassifierOutput(ModelOutput):
+    """What [`WBCForImageClassification`] returns.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, with labels only): equation 12, `cross_entropy` + lambda `center_loss`.
+        logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax, already divided by
+            `config.temperature`.
+        distance (`torch.Tensor` of shape `(N,)`): how far the embedding lies from the nearest class centre, at least
+            0: the Euclidean distance, in float32.
+        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): how little the image looks like a smear, see
+            [`SmearNovelty`], of the first stage's feature map. Beyond `config.max_novelty` it shows none of the
+            classes.
+        embeddings (`torch.Tensor` of shape `(N, 512)`): the pooled features that the classifier and the centres see.
+        hidden_states (tuple of five `torch.Tensor` of shape `(N, C, H, W)`, on request): the feature maps before and
+            after every stage.
+        cross_entropy (`torch.Tensor` of shape `()`, with labels only): equation 7.
+        center_loss (`torch.Tensor` of shape `()`, with labels only): L_f, equation 10.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    distance: Tensor | None = None
+    novelty: Tensor | None = None
+    embeddings: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    cross_entropy: Tensor | None = None
+    center_loss: Tensor | None = None
+
+
+class WBCForImageClassification(WBCPreTrainedModel):
+    """[`WBCModel`] with a linear classifier, trained by cross entropy and the hard-mined centre loss.
+
+    The state dict is that of [`transformers.ResNetForImageClassification`], the class centres, `center_loss.centers`
+    (K, 512), and what tells smears from other images, `novelty.mean` (128,) and `novelty.whitening` (128, 128).
+    """
+
+    def __init__(self, config: WBCConfig):
+        super().__init__(config)
+        self.resnet = WBCModel(config)
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(config.hidden_sizes[-1], config.num_labels))
+        self.center_loss = HardMinedCenterLoss(
+            config.num_labels,
+            config.hidden_sizes[-1],
+            margin=config.center_loss_margin,
+            alpha=config.center_loss_alpha,
+            mining=config.mining,
+        )
+        self.novelty = SmearNovelty(config.hidden_sizes[0])
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
+    ) -> WBCImageClassifierOutput:
+        """Classifies images of white blood cells.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images, C being `config.num_channels`.
+            labels (`torch.LongTensor` of shape `(N,)`, *optional*): class indices in [0, K); with them the loss is
+                computed and, in training mode, the class centres move.
+            output_hidden_states (`bool`, *optional*): whether to return the feature maps before and after every stage.
+
+        Returns:
+            A [`WBCImageClassifierOutput`].
+
+        Raises:
+            ValueError: if a shape differs from the above or a label is out of range.
+        """
+        if labels is not None:
+            check_labels(labels, pixel_values.shape[0], self.config.num_labels)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        outputs = self.resnet(pixel_values, output_hidden_states=output_hidden_states or not self.training)
+        embeddings = outputs.pooler_output.flatten(1)
+        logits = self.classifier(embeddings) / self.config.temperature
+        with torch.no_grad():
+            # Element by element: matrix products are coarse in float16 and under autocast.
+            offsets = embeddings[:, None].float() - self.center_loss.centers.float()
+            distance = offsets.square().sum(-1).amin(1).sqrt()
+            novelty = None if self.training else self.novelty(outputs.hidden_states[1])
+
+        loss = cross_entropy = center_loss = None
+        if labels is not None:
+            cross_entropy = F.cross_entropy(logits.float(), labels)
+            center_loss = self.center_loss(embeddings, labels)
+            loss = cross_entropy + self.config.center_loss_weight * center_loss
+        return WBCImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            distance=distance,
+            novelty=novelty,
+            embeddings=embeddings,
+            hidden_states=outputs.hidden_states if output_hidden_states else None,
+            cross_entropy=cross_entropy,
+            center_loss=center_loss,
+        )
+
+    @torch.no_grad()
+    def analyze(
+        self,
+        images: ImageInput | str | list[ImageInput | str],
+        image_processor: WBCImageProcessor | None = None,
+        batch_size: int = 32,
+    ) -> Field | list[Field]:
+        """Finds the white cells of images and classifies each, or says that it is nothing the model knows.
+
+        ```python
+        field = model.analyze("smear.jpg")
+        field.differential  # {"eosinophil": 0.5, ...}
+        field.draw(PIL.Image.open("smear.jpg")).save("analysed.png")
+        ```
+
+        Args:
+            images (path, URL, PIL image, array or tensor, or a list of them): the images, loaded one at a time.
+                Arrays and tensors are (H, W, 3) or (3, H, W).
+            image_processor ([`WBCImageProcessor`], *optional*): what finds the cells. Default: the one that lies with
+                the weights, or for weights from nowhere a new one. Without `do_find_cell`, an image is one cell.
+            batch_size (`int`, defaults to 32): how many cells the network looks at in one go.
+
+        Returns:
+            A [`Field`] for one image, a list of them for a list. An image in which no cell is found has none.
+
+        Raises:
+            ValueError: if an image cannot be read; the message names the file.
+        """
+        if image_processor is None:
+            image_processor = self._image_processor
+        several = isinstance(images, (list, tuple))
+        names = tuple(self.config.id2label[index] for index in range(self.config.num_labels))
+        fields, waiting = [], []  # of `waiting` cells: the field, box, score and pixel values
+
+        def classify():
+            pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
+            outputs = self(pixel_values)
+            probabilities = outputs.logits.float().softmax(-1)
+            for (field, box, score, _), row, distance, novelty in zip(
+                waiting, probabilities.tolist(), outputs.distance.tolist(), outputs.novelty.tolist(), strict=True
+            ):
+                shares = dict(zip(names, row, strict=True))
+                known = self.config.max_novelty is None or novelty <= self.config.max_novelty
+                label = names[row.index(max(row))]
+                field.cells.append(Cell(tuple(box), score, label, shares, distance, novelty, known))
+            waiting.clear()
+
+        training = self.training
+        self.eval()
+        try:
+            for image in images if several else [images]:
+                fields.append(Field([], names))
+                cells = image_processor.preprocess_cells(_load(image))
+                for box, score, pixels in zip(
+                    cells["boxes"].tolist(), cells["scores"].tolist(), cells["pixel_values"], strict=True
+                ):
+                    waiting.append((fields[-1], box, score, pixels))
+                    if len(waiting) == batch_size:
+                        classify()
+            if waiting:
+                classify()
+        finally:
+            self.train(training)
+        return fields if several else fields[0]
+
+    @cached_property
+    def _image_processor(self) -> WBCImageProcessor:
+        """The image processor that lies with the weights, read once; for weights from nowhere, a new one."""
+        source = self.config.name_or_path
+        if not source:
+            return WBCImageProcessor(size=self.config.image_size)
+        return WBCImageProcessor.from_pretrained(source, revision=getattr(self.config, "_commit_hash", None) or "main")
+
+
+def _load(image: ImageInput | str):
+    """The image of a path or an URL, upright and RGB; other images as they are."""
+    if not isinstance(image, (str, os.PathLike, Image.Image)):
+        return image
+    try:
+        return load_image(os.fspath(image) if isinstance(image, os.PathLike) else image)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {image}: {error}") from error
+
+
+def convert_resnet_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames a ResNet-34's weights as torchvision, timm and IBN-Net publish them to those of [`WBCModel`].
+
+    The values stay as they are. The halves that IBN-Net (`resnet34_ibn_a`) holds as `bn1.IN.*` and `bn1.BN.*` are
+    joined, the instance half first; its running statistics, which IBN-Net does not have and nothing uses, are 0 and 1.
+    The classifier `fc.*` is left out, as the paper leaves it out of the transfer.
+
+    ```python
+    model.resnet.load_state_dict(convert_resnet_state_dict(torchvision.models.resnet34(weights="DEFAULT").state_dict()))
+    ```
+
+    Args:
+        state_dict (`dict[str, torch.Tensor]`): the weights, named `conv1.weight`, `layer1.0.bn1.running_mean`, ...
+
+    Returns:
+        `dict[str, torch.Tensor]`: the same, for `WBCModel.load_state_dict`. Plain ResNet-34 weights fit the layouts
+        `bn`, `ibn` and `ibn-a`; those of IBN-Net fit, by their meaning, `ibn-a` only.
+
+    Raises:
+        ValueError: if a name is none of a ResNet-34's.
+    """
+    converted = {}
+    for name, tensor in state_dict.items():
+        if name.startswith("fc."):
+            continue
+        half = re.fullmatch(r"(.+)\.(IN|BN)\.(\w+)", name)
+        if half is None:
+            converted[_resnet_name(name)] = tensor
+            continue
+        norm, kind, entry = half.groups()
+        key = _resnet_name(f"{norm}.{entry}")
+        if kind == "IN":  # weight and bias; BN's part is joined here, whichever comes first
+            converted[key] = torch.cat((tensor, state_dict[f"{norm}.BN.{entry}"]))
+        elif entry == "num_batches_tracked":
+            converted[key] = tensor
+        elif entry in ("running_mean", "running_var"):
+            instance = torch.full_like(state_dict[f"{norm}.IN.weight"], 0 if entry == "running_mean" else 1)
+            converted[key] = torch.cat((instance, tensor))
+    return converted
+
+
+def _resnet_name(name: str) -> str:
+    """transformers' name of a ResNet-34 weight, from torchvision's."""
+    if match := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
+        kind, entry = match.groups()
+        return f"embedder.embedder.{'convolution' if kind == 'conv' else 'normalization'}.{entry}"
+    if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn)([12])\.(\w+)", name):
+        stage, block, kind, index, entry = match.groups()
+        part = f"layer.{int(index) - 1}.{'convolution' if kind == 'conv' else 'normalization'}"
+    elif match := re.fullmatch(r"layer([1-4])\.(\d+)\.downsample\.([01])\.(\w+)", name):
+        stage, block, index, entry = match.groups()
+        part = f"shortcut.{('convolution', 'normalization')[int(index)]}"
+    else:
+        raise ValueError(
+            f"{name!r} is no weight of a ResNet-34 as torchvision, timm or IBN-Net name it (conv1.weight, "
+            f"layer1.0.bn1.weight, layer2.0.downsample.0.weight, ...)"
+        )
+    return f"encoder.stages.{int(stage) - 1}.layers.{block}.{part}.{entry}"
+
+
+WBCModel.register_for_auto_class("AutoModel")
+WBCForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
+__all__ = ["WBCForImageClassification", "WBCModel", "WBCPreTrainedModel"]
