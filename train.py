@@ -341,6 +341,11 @@ class CellImages(torch.utils.data.Dataset):
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    @property
+    def origins(self) -> list[str]:
+        """The name of the data set that each row is from, one and the same where the column is missing."""
+        return self.dataset["dataset"][:] if "dataset" in self.dataset.column_names else [""] * len(self)
+
     def __len__(self) -> int:
         return len(self.dataset)
 
@@ -612,13 +617,13 @@ def calibrate(trainer: WBCTrainer, images: CellImages) -> None:
     `images` are those of the training split as they are, unchanged.
     """
     model, config = trainer.model, trainer.model.config
-    origins = images.dataset["dataset"][:] if "dataset" in images.dataset.column_names else [""] * len(images)
-    rows = evenly_drawn(origins, SMEARS_FITTED, images.seed)
+    rows = evenly_drawn(images.origins, SMEARS_FITTED, images.seed)
+    model.eval()
     statistics = []
     for batch in trainer.get_eval_dataloader(torch.utils.data.Subset(images, rows)):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            stage = model.eval().resnet(pixel_values, output_hidden_states=True).hidden_states[1]
+            stage = model.resnet.encoder.stages[0](model.resnet.embedder(pixel_values))
         statistics.append(trainer.accelerator.gather_for_metrics(model.novelty.statistics(stage)))
     mean, whitening = fit_novelty(torch.cat(statistics).numpy(force=True))
     model.novelty.mean.copy_(torch.from_numpy(mean))
@@ -627,8 +632,8 @@ def calibrate(trainer: WBCTrainer, images: CellImages) -> None:
     images, config.temperature = trainer.eval_dataset, 1.0
     output = trainer.predict(images, metric_key_prefix="calibration")
     logits, _, novelty = output.predictions
-    origins = images.dataset["dataset"][:] if "dataset" in images.dataset.column_names else None
-    config.temperature, config.max_novelty = fit_temperature(logits, output.label_ids), choose_limit(novelty, origins)
+    config.temperature = fit_temperature(logits, output.label_ids)
+    config.max_novelty = choose_limit(novelty, images.origins)
     logger.info(
         f"fitted to {len(rows)} images of train and {len(images)} of validation: temperature "
         f"{config.temperature:.3f}, known up to a novelty of {config.max_novelty:.2f}"

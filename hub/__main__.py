@@ -1,6 +1,7 @@
 """The command line: `python -m hub COMMAND ...`."""
 
 import argparse
+import importlib
 import logging
 import signal
 import sys
@@ -29,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _later(module: str):
+    """`module.run`, imported when it is called: that takes seconds, and the other commands do without."""
+    return lambda args: importlib.import_module(module).run(args)
 
 
 def _add_model(commands) -> None:
@@ -68,12 +74,7 @@ def _add_predict(commands) -> None:
     predict.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
 
-    def run(args: argparse.Namespace) -> None:
-        from hub.predict import run
-
-        run(args)
-
-    predict.set_defaults(run=run)
+    predict.set_defaults(run=_later("hub.predict"))
 
 
 def _add_cells(commands) -> None:
@@ -85,13 +86,7 @@ def _add_cells(commands) -> None:
     cells.add_argument("--model", metavar="ID", help="a classifier to read the photographs of two cells with")
     cells.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
 
-    def run(args: argparse.Namespace) -> None:
-        # What finds and registers images takes seconds to import, and the other commands do without.
-        from hub.cells import run
-
-        run(args)
-
-    cells.set_defaults(run=run)
+    cells.set_defaults(run=_later("hub.cells"))
 
 
 def _add_compare(commands) -> None:
@@ -130,12 +125,7 @@ def _add_foreign(commands) -> None:
     )
     foreign.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
 
-    def run(args: argparse.Namespace) -> None:
-        from hub.foreign import run
-
-        run(args)
-
-    foreign.set_defaults(run=run)
+    foreign.set_defaults(run=_later("hub.foreign"))
 
 
 def _add_mistakes(commands) -> None:

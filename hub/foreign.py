@@ -182,9 +182,6 @@ def run(args: argparse.Namespace) -> None:
     if args.split not in smears:
         raise DatasetError(f"{args.dataset_name} has no split {args.split}, only {', '.join(smears)}")
     smears = smears[args.split]
-    photographs, annotations = (
-        (args.bccd / "Original_Images", args.bccd / "Annotations") if args.bccd else (None, None)
-    )
     try:
         foreign = list(foreign_images(args.bccd))
     except ValueError as error:
@@ -195,7 +192,6 @@ def run(args: argparse.Namespace) -> None:
     familiar = strangeness(model, processor, (row["image"].convert("RGB") for row in rows))
     origins = smears["dataset"][:] if "dataset" in smears.column_names else [args.split] * len(smears)
 
-    accepted = [any(cell.known for cell in field.cells) for field in fields]
     results = {
         "foreign": _refused([kind for kind, _ in foreign], fields, strange[NOVELTY] > limit),
         "smears": _kept(np.array(origins), familiar, strange, limit),
@@ -204,8 +200,8 @@ def run(args: argparse.Namespace) -> None:
     (args.output / "foreign_results.json").write_text(json.dumps(results, indent=2) + "\n")
     sheet = [
         (kind, image, torch.tensor([cell.box for cell in field.cells if cell.known]), torch.zeros(0, 4))
-        for (kind, image), field, passed in zip(foreign, fields, accepted, strict=True)
-        if passed
+        for (kind, image), field in zip(foreign, fields, strict=True)
+        if field.unknown < len(field.cells)
     ]
     boxes_sheet(sheet, columns=8, width=160).save(args.output / "accepted.png")
     print("\n\n".join(map(text_table, foreign_tables(results))))
@@ -218,7 +214,7 @@ def _refused(kinds: Sequence[str], fields: Sequence[Field], far: np.ndarray) -> 
     """For all foreign images and those of each kind: how many there are, and shares with Wilson's intervals."""
     kinds = np.array(kinds)
     nothing = np.array([not field.cells for field in fields])
-    refused = np.array([not any(cell.known for cell in field.cells) for field in fields])
+    refused = np.array([field.unknown == len(field.cells) for field in fields])
     parts = {"all": np.full(len(kinds), True)} | {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
     return {
         name: {

@@ -182,6 +182,11 @@ def expected_calibration_error(probabilities: np.ndarray, references: Sequence[i
     return float(np.abs(gaps.sum(axis=0)).sum() / len(references))
 
 
+def confidence_bins(confidence: np.ndarray, bins: int = 15) -> np.ndarray:
+    """The bin of each of N confidences in [0, 1]: int (N,), k for those in (k / bins, (k + 1) / bins]."""
+    return np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+
+
 def photograph_accuracy(
     predictions: Sequence[int], references: Sequence[int], photographs: Sequence[str | None]
 ) -> float:
@@ -400,8 +405,7 @@ def _calibration_gaps(probabilities: np.ndarray, references: np.ndarray, bins: i
         raise ValueError("probabilities must lie in [0, 1]; apply softmax to logits")
     confidence = np.minimum(probabilities.max(axis=1), 1.0)
     right = probabilities.argmax(axis=1) == references
-    # Bin k holds the confidences in (k / bins, (k + 1) / bins].
-    column = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    column = confidence_bins(confidence, bins)
     gaps = np.zeros((len(references), bins))
     gaps[np.arange(len(references)), column] = right - confidence
     return gaps

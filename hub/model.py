@@ -17,7 +17,7 @@ from hub.dataset import DatasetError
 from hub.evaluation import parts_rows
 from hub.metrics import markdown_table, markdown_table_1, share
 from hub.plots import plot_confusion_matrix, plot_reliability
-from modeling_wbc import WBCForImageClassification, WBCImageProcessor
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 _TEMPLATE = Path(__file__).parent / "cards" / "model.md"
 _PLOTS = {
@@ -180,7 +180,7 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
     before = _read_rows(training[-1] / "test_predictions.csv")
     moved = sum(row["prediction"] != same["prediction"] for row, same in zip(predictions, before, strict=True))
     stages = [json.loads((stage / "train_results.json").read_text()) for stage in training]
-    config = WBCForImageClassification.config_class.from_pretrained(folder)
+    config = WBCConfig.from_pretrained(folder)
     results = {
         "training": [{key: stage[key] for key in ("command", "base_model", "recipe")} for stage in stages],
         "evaluation": f"accelerate launch train.py --do_eval --model_name_or_path {folder} "

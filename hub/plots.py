@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from hub.metrics import confidence_bins
+
 # Okabe & Ito (2008), told apart with every common colour blindness.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _CURVES = (_BLUE, _ORANGE, _GREEN)
@@ -126,7 +128,7 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
     edges = np.linspace(0, 1, bins + 1)
     width = 1 / bins / len(answers)
     for number, ((title, (confidence, right)), color) in enumerate(zip(answers.items(), _CURVES, strict=False)):
-        bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+        bin_of = confidence_bins(confidence, bins)
         total = np.bincount(bin_of, minlength=bins)
         seen = total > 0
         mean = np.bincount(bin_of, confidence, bins)[seen] / total[seen]

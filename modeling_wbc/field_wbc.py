@@ -6,8 +6,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 # Types that a classifier may know and a differential count leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
-# Okabe and Ito's colours, apart for colour-blind eyes, those first that stand out from a smear's pinks and violets.
 _UNKNOWN = "#666666"
+# Okabe and Ito's colours, apart for colour-blind eyes, those first that stand out from a smear's pinks and violets.
 _COLORS = ("#0072b2", "#009e73", "#d55e00", "#000000", "#56b4e9", "#f0e442", "#e69f00", "#cc79a7")
 
 
