@@ -17,6 +17,7 @@ class Cell:
 
     Attributes:
         box: left, top, right and bottom in pixels of the image.
+        window: the same of what the network sees of it, which may reach beyond the image.
         score: how plainly the finder sees it, in (0, 1], see [`WBCImageProcessor.find_cells`]; 1 for a whole image.
         label: the most probable type. Worth nothing unless `known`.
         probabilities: the probability of every type, summing to 1, in the order of the model's classes.
@@ -24,15 +25,19 @@ class Cell:
         novelty: how little the window looks like a smear, see [`SmearNovelty`]; about 1 for images like those of the
             training.
         known: whether that is at most `config.max_novelty`. If not, this is no cell of a smear.
+        activation_map: rows of how much each part of the window speaks for `label`, see
+            [`WBCForImageClassification.class_activation_maps`].
     """
 
     box: tuple[float, float, float, float]
+    window: tuple[float, float, float, float]
     score: float
     label: str
     probabilities: dict[str, float]
     distance: float
     novelty: float
     known: bool
+    activation_map: list[list[float]]
 
 
 @dataclass

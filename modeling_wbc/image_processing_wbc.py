@@ -1,12 +1,24 @@
 """Finds the white blood cells of a smear image and cuts a window around each for the network to look at."""
 
+import os
+
 import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from transformers import ViTImageProcessor
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, ChannelDimension, ImageInput
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    ImageInput,
+    load_image,
+)
 from transformers.processing_utils import ImagesKwargs
+
+# What Pillow may read: photographs as people have them, and no format that it hands to another program.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 # What the finder takes for a cell. Stain is blue less green, each as a share of the background's light: nuclei of
 # BCCD have 0.33 to 0.62 on average, of PBC 0.33 to 0.47, the rims of red cells up to 0.18.
@@ -85,6 +97,28 @@ class WBCImageProcessor(ViTImageProcessor):
         """
         return _find_cells(self._tensor(image).numpy(force=True))
 
+    def fetch_images(self, image_url_or_urls):
+        """Reads images: one for one, a list for a list.
+
+        Args:
+            image_url_or_urls: a path, an URL, an open binary file or a PIL image, or a list of them. Arrays and
+                tensors are returned as they are.
+
+        Returns:
+            PIL images as they are meant to be looked at: the first frame, upright, RGB, on white where they are
+            transparent, and with 8 bits a channel, of 16 the upper ones.
+
+        Raises:
+            ValueError: if one cannot be read; the message names it and says why.
+        """
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(image) for image in image_url_or_urls]
+        if isinstance(image_url_or_urls, Image.Image):
+            return _plain(image_url_or_urls)
+        if isinstance(image_url_or_urls, (str, os.PathLike)) or hasattr(image_url_or_urls, "read"):
+            return _read_image(image_url_or_urls)
+        return image_url_or_urls
+
     def windows(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
         """Squares (N, 4) around the middles of cells' boxes (N, 4), both left, top, right and bottom in pixels.
 
@@ -121,22 +155,24 @@ class WBCImageProcessor(ViTImageProcessor):
             image: as in [`~WBCImageProcessor.find_cells`].
 
         Returns:
-            `pixel_values` (N, 3, H, W), `boxes` (N, 4) and `scores` (N,), all float32. Without `do_find_cell` there
-            is one cell, the whole image, with score 1.
+            `pixel_values` (N, 3, H, W), `boxes` and `windows` (N, 4) and `scores` (N,), all float32. Without
+            `do_find_cell` there is one cell, the whole image, with score 1.
         """
         image = self._tensor(image)
         if self.do_find_cell:
             boxes, scores = self.find_cells(image)
-            crops = self.crop(image, self.windows(boxes))
+            windows = self.windows(boxes)
+            crops = self.crop(image, windows)
         else:
-            boxes, scores, crops = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]]), torch.ones(1), [image]
+            windows = boxes = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]])
+            scores, crops = torch.ones(1), [image]
         if crops:
             # Said, since a crop may be three pixels high and wide.
             form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
             pixel_values = self(crops, do_find_cell=False, **form)["pixel_values"]
         else:
             pixel_values = torch.zeros(0, 3, self.size["height"], self.size["width"])
-        return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "scores": scores})
+        return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "windows": windows, "scores": scores})
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs):
@@ -144,6 +180,10 @@ class WBCImageProcessor(ViTImageProcessor):
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
             image_processor_dict = {**image_processor_dict, "do_find_cell": False}
         return super().from_dict(image_processor_dict, **kwargs)
+
+    def process_image(self, image: ImageInput, *args, **kwargs) -> Tensor:
+        # Pillow's own conversion of 16 bits to RGB makes everything above 255 white.
+        return super().process_image(_eight_bits(image) if isinstance(image, Image.Image) else image, *args, **kwargs)
 
     def _tensor(self, image: ImageInput) -> Tensor:
         image = torch.as_tensor(self.process_image(image, do_convert_rgb=True))
@@ -171,6 +211,43 @@ class WBCImageProcessor(ViTImageProcessor):
             return image
         window = self.crop(image, self.windows(boxes[:1], window_size, window_unit))[0]
         return window if isinstance(image, Tensor) else window.numpy()
+
+
+def _read_image(source) -> Image.Image:
+    """One image of [`WBCImageProcessor.fetch_images`], from a path, an URL or an open file."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "in memory")
+    try:
+        if isinstance(source, str) and not os.path.exists(source):  # an URL, or not there
+            return load_image(source)
+        with Image.open(source, formats=_FORMATS) as image:
+            return _plain(image)
+    except UnidentifiedImageError as error:
+        reason = f"it is no image of the formats {', '.join(_FORMATS)}, or damaged"
+        raise ValueError(f"cannot read the image {name}: {reason}") from error
+    except Exception as error:  # the decoders raise errors of every kind at what is damaged
+        raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """An image as it is meant to be looked at: upright, RGB, 8 bits a channel, on white where it is transparent."""
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The image with 8 bits a channel, of 16 the upper ones.
+
+    Raises:
+        ValueError: if it has 32 bits, which do not say what is white.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel, which do not say what is white; save it with 8 or 16")
+    return image
 
 
 def _find_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:

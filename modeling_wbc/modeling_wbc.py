@@ -3,16 +3,17 @@
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
-from transformers.image_utils import ImageInput, load_image
+from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, ModelOutput
@@ -340,10 +341,33 @@ class WBCForImageClassification(WBCPreTrainedModel):
             center_loss=center_loss,
         )
 
+    def class_activation_maps(self, pixel_values: Tensor) -> Tensor:
+        r"""How much each part of an image adds to each logit (Zhou et al. 2016), exactly.
+
+        The classifier is linear and the embedding the mean of the last feature map f over its places (y, x), so that
+
+        $$\mathrm{logit}_k = \frac{1}{hw} \sum_{y,x} \mathrm{map}_k(y, x), \qquad
+        \mathrm{map}_k(y, x) = \frac{w_k \cdot f(y, x) + b_k}{T}$$
+
+        with the classifier's weights w and bias b and the temperature T.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images.
+
+        Returns:
+            `torch.Tensor` of shape `(N, K, h, w)`, h and w being a 32nd of H and W, rounded up.
+        """
+        return self._activation_maps(self.resnet(pixel_values).last_hidden_state)
+
+    def _activation_maps(self, feature_map: Tensor) -> Tensor:
+        """[`~WBCForImageClassification.class_activation_maps`] of the last feature map (N, 512, h, w)."""
+        linear = self.classifier[-1]
+        return F.conv2d(feature_map, linear.weight[:, :, None, None], linear.bias) / self.config.temperature
+
     @torch.no_grad()
     def analyze(
         self,
-        images: ImageInput | str | list[ImageInput | str],
+        images: ImageInput | str | os.PathLike | Iterable,
         image_processor: WBCImageProcessor | None = None,
         batch_size: int = 32,
     ) -> Field | list[Field]:
@@ -356,47 +380,59 @@ class WBCForImageClassification(WBCPreTrainedModel):
         ```
 
         Args:
-            images (path, URL, PIL image, array or tensor, or a list of them): the images, loaded one at a time.
-                Arrays and tensors are (H, W, 3) or (3, H, W).
+            images (path, URL, open file, PIL image, array or tensor, or a list or another iterable of them): the
+                images, taken and read one at a time, see [`WBCImageProcessor.fetch_images`]. Arrays and tensors are
+                (H, W, 3) or (3, H, W), and one image, whatever their shape.
             image_processor ([`WBCImageProcessor`], *optional*): what finds the cells. Default: the one that lies with
                 the weights, or for weights from nowhere a new one. Without `do_find_cell`, an image is one cell.
             batch_size (`int`, defaults to 32): how many cells the network looks at in one go.
 
         Returns:
-            A [`Field`] for one image, a list of them for a list. An image in which no cell is found has none.
+            A [`Field`] for one image, a list of them for several. An image in which no cell is found has none.
 
         Raises:
             ValueError: if an image cannot be read; the message names the file.
         """
         if image_processor is None:
             image_processor = self._image_processor
-        several = isinstance(images, (list, tuple))
+        one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read")
+        several = isinstance(images, Iterable) and not one
         names = tuple(self.config.id2label[index] for index in range(self.config.num_labels))
-        fields, waiting = [], []  # of `waiting` cells: the field, box, score and pixel values
+        fields, waiting = [], []  # of `waiting` cells: the field, box, window, score and pixel values
 
         def classify():
             pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
-            outputs = self(pixel_values)
+            outputs = self(pixel_values, output_hidden_states=True)
+            likeliest = outputs.logits.argmax(-1)
+            maps = self._activation_maps(outputs.hidden_states[-1])[torch.arange(len(waiting)), likeliest]
             probabilities = outputs.logits.float().softmax(-1)
-            for (field, box, score, _), row, distance, novelty in zip(
-                waiting, probabilities.tolist(), outputs.distance.tolist(), outputs.novelty.tolist(), strict=True
+            columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float())
+            for (field, box, window, score, _), row, index, distance, novelty, activation_map in zip(
+                waiting, *(column.tolist() for column in columns), strict=True
             ):
                 shares = dict(zip(names, row, strict=True))
                 known = self.config.max_novelty is None or novelty <= self.config.max_novelty
-                label = names[row.index(max(row))]
-                field.cells.append(Cell(tuple(box), score, label, shares, distance, novelty, known))
+                cell = Cell(
+                    tuple(box), tuple(window), score, names[index], shares, distance, novelty, known, activation_map
+                )
+                field.cells.append(cell)
             waiting.clear()
 
         training = self.training
         self.eval()
         try:
             for image in images if several else [images]:
+                cells = image_processor.preprocess_cells(image_processor.fetch_images(image))
+                del image  # while the cells of some small images wait, the next may be a large one
                 fields.append(Field([], names))
-                cells = image_processor.preprocess_cells(_load(image))
-                for box, score, pixels in zip(
-                    cells["boxes"].tolist(), cells["scores"].tolist(), cells["pixel_values"], strict=True
+                for box, window, score, pixels in zip(
+                    cells["boxes"].tolist(),
+                    cells["windows"].tolist(),
+                    cells["scores"].tolist(),
+                    cells["pixel_values"],
+                    strict=True,
                 ):
-                    waiting.append((fields[-1], box, score, pixels))
+                    waiting.append((fields[-1], box, window, score, pixels))
                     if len(waiting) == batch_size:
                         classify()
             if waiting:
@@ -412,16 +448,6 @@ class WBCForImageClassification(WBCPreTrainedModel):
         if not source:
             return WBCImageProcessor(size=self.config.image_size)
         return WBCImageProcessor.from_pretrained(source, revision=getattr(self.config, "_commit_hash", None) or "main")
-
-
-def _load(image: ImageInput | str):
-    """The image of a path or an URL, upright and RGB; other images as they are."""
-    if not isinstance(image, (str, os.PathLike, Image.Image)):
-        return image
-    try:
-        return load_image(os.fspath(image) if isinstance(image, os.PathLike) else image)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read the image {image}: {error}") from error
 
 
 def convert_resnet_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

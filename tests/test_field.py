@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import weakref
 
 import numpy as np
 import pytest
@@ -55,6 +56,54 @@ def test_each_cell_is_read_in_its_window(model, mosaic):
         assert cell.novelty == pytest.approx(float(output.novelty[k]), rel=1e-4) and cell.known
     assert sum(field.counts.values()) == 6 and sum(field.differential.values()) == pytest.approx(1)
     assert json.loads(json.dumps(dataclasses.asdict(field)))["cells"][0]["label"] == field.cells[0].label
+
+
+def test_class_activation_maps_add_up_to_the_logits(model, mosaic):
+    pixel_values = WBCImageProcessor(size=48).preprocess_cells(mosaic)["pixel_values"]
+    warm = WBCForImageClassification(model.config).eval()
+    warm.load_state_dict(model.state_dict())
+    for temperature in (1.0, 0.4):
+        warm.config.temperature = temperature
+        with torch.no_grad():
+            maps, logits = warm.class_activation_maps(pixel_values), warm(pixel_values).logits
+        assert maps.shape == (6, 4, 6, 6)  # the small network here reduces to an eighth
+        torch.testing.assert_close(maps.mean((2, 3)), logits)
+    warm.config.temperature = 1.0
+
+    # A map shows where the evidence is: without one place of the feature map, the logit lacks that place's part.
+    with torch.no_grad():
+        features = model.resnet(pixel_values).last_hidden_state
+        features[:, :, 2, 3] = 0
+        without = model.classifier(features.mean((2, 3)))
+    maps = model.class_activation_maps(pixel_values).detach()
+    bias = model.classifier[1].bias.detach()
+    torch.testing.assert_close(maps.mean((2, 3)) - without, (maps[:, :, 2, 3] - bias) / 36, rtol=1e-3, atol=1e-5)
+
+
+def test_each_cell_has_its_window_and_the_map_of_its_type(model, mosaic):
+    processor = WBCImageProcessor(size=48)
+    cells = processor.preprocess_cells(mosaic)
+    maps = model.class_activation_maps(cells["pixel_values"])
+    for k, cell in enumerate(model.analyze(mosaic).cells):
+        assert cell.window == pytest.approx(processor.windows(cells["boxes"])[k].tolist())
+        expected = maps[k, model.config.label2id[cell.label]]
+        torch.testing.assert_close(torch.tensor(cell.activation_map), expected.detach(), rtol=1e-3, atol=1e-4)
+
+
+def test_images_of_an_iterator_are_taken_one_at_a_time(model, mosaic):
+    alive = []
+
+    def images():
+        for _ in range(3):
+            assert sum(reference() is not None for reference in alive) == 0
+            image = mosaic.copy()
+            alive.append(weakref.ref(image))
+            yield image
+            del image
+
+    fields = model.analyze(images(), batch_size=100)
+    boxes = [[cell.box for cell in field.cells] for field in fields]
+    assert boxes == [[cell.box for cell in model.analyze(mosaic).cells]] * 3
 
 
 def test_images_come_in_any_form_and_number_and_the_batch_does_not_matter(model, mosaic, tmp_path):
@@ -126,7 +175,8 @@ def test_names_a_file_that_is_no_image(model, mosaic, tmp_path, content):
 
 def cells(*labels):
     sure = {label: {name: float(name == label) for name in EIGHT} for label in labels}
-    return [Cell((0, 0, 1, 1), 0.5, label, sure[label], distance=1.0, novelty=1.0, known=True) for label in labels]
+    box = (0, 0, 1, 1)
+    return [Cell(box, box, 0.5, label, sure[label], 1.0, 1.0, known=True, activation_map=[[1.0]]) for label in labels]
 
 
 def test_erythroblasts_and_platelets_are_not_in_the_differential_count():

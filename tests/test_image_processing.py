@@ -1,12 +1,15 @@
 """WBCImageProcessor: the finder on drawn and on real fields, windows, and the stock processor without them."""
 
+import io
 import json
 import math
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -442,3 +445,106 @@ def test_works_without_torchvision(tmp_path):
     # Pillow rounds after each of the two axes of a resize, torchvision once.
     torch.testing.assert_close(cells["pixel_values"], expected["pixel_values"], rtol=0, atol=0.05)
     assert torch.equal(pixel_values, cells["pixel_values"][:1])
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_field("eosinophil", 3)
+
+
+def saved(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+def sixteen_bits(image, path, *options):
+    """Written by OpenCV, since Pillow writes no colours of 16 bits; 257 v of 65535 is v of 255."""
+    pixels = np.asarray(image)[..., ::-1].astype(np.uint16) * 257
+    assert cv2.imwrite(str(path), pixels, options)
+    return path
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda image, folder: saved(image, folder / "a.png"),
+        lambda image, folder: saved(image, folder / "a.tif"),
+        lambda image, folder: saved(image, folder / "a.tif", compression="tiff_lzw"),
+        lambda image, folder: saved(image, folder / "a.bmp"),
+        lambda image, folder: saved(image, folder / "a.webp", lossless=True),
+        lambda image, folder: saved(image, folder / "a.ppm"),
+        lambda image, folder: saved(image.convert("RGBA"), folder / "a.png"),
+        lambda image, folder: saved(image.convert("RGBA"), folder / "a.tif"),
+        lambda image, folder: sixteen_bits(image, folder / "a.png"),
+        lambda image, folder: sixteen_bits(image, folder / "a.tif", cv2.IMWRITE_TIFF_COMPRESSION, 1),
+        lambda image, folder: sixteen_bits(image, folder / "a.tif", cv2.IMWRITE_TIFF_COMPRESSION, 5),
+    ],
+)
+def test_the_same_pixels_are_read_from_any_format(drawn, tmp_path, write):
+    path = write(drawn, tmp_path)
+    for source in (path, str(path), io.BytesIO(path.read_bytes())):
+        image = WBCImageProcessor().fetch_images(source)
+        assert image.mode == "RGB"
+        assert np.array_equal(image, drawn)
+
+
+def test_palettes_grey_levels_and_transparency_are_read_as_they_look(drawn, tmp_path):
+    processor = WBCImageProcessor()
+    few = drawn.quantize(64)
+    for name in ("few.gif", "few.png"):
+        assert np.array_equal(processor.fetch_images(saved(few, tmp_path / name)), few.convert("RGB"))
+    grey = drawn.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    for path in (saved(grey, tmp_path / "grey.png"), saved(deep, tmp_path / "a.png"), saved(deep, tmp_path / "a.tif")):
+        assert np.array_equal(processor.fetch_images(path), grey.convert("RGB"))
+    # Opened by the user's own hand too.
+    with Image.open(tmp_path / "a.tif") as opened:
+        pixels = processor(opened, do_find_cell=False, do_normalize=False, do_rescale=False, do_resize=False)
+        assert np.array_equal(pixels["pixel_values"][0][0], grey)
+    hidden = drawn.convert("RGBA")
+    hidden.putalpha(0)
+    assert np.asarray(processor.fetch_images(saved(hidden, tmp_path / "hidden.png"))).min() == 255
+    print_colours = drawn.convert("CMYK")
+    seen = processor.fetch_images(saved(print_colours, tmp_path / "cmyk.jpg", quality=100))
+    assert np.abs(np.asarray(seen, dtype=int) - np.asarray(drawn)).mean() < 3
+
+
+def test_the_first_frame_counts_and_a_photograph_lies_as_its_exif_says(drawn, tmp_path):
+    other = Image.new("RGB", drawn.size)
+    path = saved(drawn, tmp_path / "frames.tif", save_all=True, append_images=[other])
+    assert np.array_equal(WBCImageProcessor().fetch_images(path), drawn)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise, for the eye
+    path = saved(drawn, tmp_path / "turned.png", exif=exif)
+    upright = drawn.transpose(Image.Transpose.ROTATE_270)
+    with Image.open(path) as opened:
+        for image in WBCImageProcessor().fetch_images([path, opened]):
+            assert np.array_equal(image, upright)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.png", b"", "no image"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
+        ("paper.jpg", b"%PDF-1.7 and so on", "no image"),
+        ("ghost.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
+        ("cut.png", None, "truncated|Truncated"),
+        ("bomb.png", "bomb", "decompression bomb"),
+        ("floats.tif", "floats", "32 bits"),
+    ],
+)
+def test_says_which_file_cannot_be_read_and_why(drawn, tmp_path, name, content, reason):
+    path = tmp_path / name
+    if content is None:
+        path.write_bytes(saved(drawn, path).read_bytes()[:2000])
+    elif content == "bomb":  # 20,000 x 20,000 pixels, says its header
+        chunks = (b"IHDR" + (20_000).to_bytes(4) * 2 + bytes((8, 2, 0, 0, 0)), b"IDAT" + zlib.compress(b"\0"))
+        parts = [(len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) for chunk in chunks]
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    elif content == "floats":
+        Image.fromarray(np.zeros((20, 20), dtype=np.float32)).save(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"cannot read the image .*{name}: .*(?:{reason})"):
+        WBCImageProcessor().fetch_images(path)
