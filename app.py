@@ -524,12 +524,14 @@ def differential(counts: Counter) -> str:
     rows = []
     for label, count in white.items():
         share = 100 * count / max(1, total)
-        low, high = RANGES.get(label, (0, 0))
-        usual = both(f"usual {low:g}–{high:g} %", f"参考 {low:g}–{high:g}%") if label in RANGES else ""
+        usual = band = ""
+        if label in RANGES:
+            low, high = RANGES[label]
+            usual = both(f"usual {low:g}–{high:g} %", f"参考 {low:g}–{high:g}%")
+            band = f'<i class="usual" style="left:{low}%;width:{high - low}%"></i>'
         rows.append(
             f'<div class="bar"><span class="type">{both(*name_of(label))}</span>'
-            f'<span class="track" aria-hidden="true"><i class="usual" style="left:{low}%;width:{high - low}%"></i>'
-            f'<i class="share" style="width:{share:.1f}%"></i></span>'
+            f'<span class="track" aria-hidden="true">{band}<i class="share" style="width:{share:.1f}%"></i></span>'
             f'<span class="figure">{share:.1f} % ({count:,})</span><span class="range">{usual}</span></div>'
         )
     note = both(
@@ -692,8 +694,8 @@ button[role="tab"].selected { color: #1d4ed8; }
 .verdict.unknown, .verdict.unreadable, .verdict.empty { border-color: #6b7280; }
 .verdict h2 { font-size: 1.5rem; margin: 0; }
 .verdict h3 { font-size: 1rem; margin: 0.75rem 0 0; }
-.verdict a, .differential h2 { font-size: 1.3rem; margin: 0.75rem 0; }
-.differential a, .about a { text-decoration: underline; }
+.differential h2 { font-size: 1.3rem; margin: 0.75rem 0; }
+.verdict a, .differential a, .about a { text-decoration: underline; }
 a.csv { display: inline-block; margin: 0.5rem 0; padding: 0.4rem 1rem; border-radius: 6px; background: #0b5394;
   color: #fff; }
 .hint { color: var(--body-text-color); }
