@@ -698,6 +698,9 @@ button[role="tab"].selected { color: #1d4ed8; }
 .verdict a, .differential a, .about a { text-decoration: underline; }
 a.csv { display: inline-block; margin: 0.5rem 0; padding: 0.4rem 1rem; border-radius: 6px; background: #0b5394;
   color: #fff; }
+/* Gradio's own are wider than their column, and a probability of 0 has a bar. */
+.confidence-set .inner-wrap { min-width: 0; max-width: 100%; }
+.confidence-set meter { overflow: hidden; }
 .hint { color: var(--body-text-color); }
 .bar { display: grid; grid-template-columns: 11em 1fr 8em 9em; gap: 0.75rem; align-items: center; margin: 0.35rem 0; }
 .bar .track { position: relative; height: 1.5rem; background: var(--background-fill-secondary); border-radius: 4px;

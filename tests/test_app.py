@@ -85,7 +85,7 @@ def visit(browser, url):
 
     def visit(**options):
         page = browser.new_context(
-            **{"locale": "en-US", "viewport": {"width": 1280, "height": 900}} | options
+            **{"locale": "en-US", "viewport": {"width": 1180, "height": 900}} | options
         ).new_page()
         page.set_default_timeout(60_000)
         page.on("console", lambda message: message.type == "error" and errors.append(message.text))
@@ -158,6 +158,10 @@ def test_drops_an_image_and_sees_what_the_model_sees(visit, known):
     expect(verdict).to_contain_text(app.FACTS[answer["label"]][0])
     label = page.locator(".en[data-testid=label], .en:has([data-testid=label])").first
     expect(label).to_contain_text(answer["label"])
+    # Every probability is in sight.
+    right = label.bounding_box()["x"] + label.bounding_box()["width"]
+    for number in label.locator(".confidence").all():
+        assert number.bounding_box()["x"] + number.bounding_box()["width"] <= right
     heat = page.locator("#stage img.heat.chosen")
     assert answer["label"] in heat.get_attribute("alt")
     before = heat.evaluate("image => getComputedStyle(image).opacity")
