@@ -578,11 +578,11 @@ def about(classifier: Classifier) -> str:
     results = classifier.results()
     paper = '<a href="https://doi.org/10.16208/j.issn1000-7024.2020.10.046">Ma, Shuai, Liu &amp; Li 2020</a>'
     # Where a folder lies on the server is nobody's business.
-    name = "" if Path(classifier.source).is_dir() else f"{escape(classifier.source)}: "
+    name = "" if Path(classifier.source).is_dir() else f"{escape(classifier.source)}. "
     parts = [
         f"<h2>{both('The model', '模型')}</h2>",
         both(
-            f"<p>{name}the IBN-ResNet34 with hard-mined centre loss of {paper}, which tells "
+            f"<p>{name}The IBN-ResNet34 with hard-mined centre loss of {paper}, which tells "
             f"apart {len(classifier.labels)} types of cells. It finds each cell by the stain of its nucleus and looks "
             "at a window around it. Its probabilities are calibrated on validation images, and what looks unlike the "
             "smears of its training it calls unknown.</p>",
@@ -675,7 +675,8 @@ h1, h2, h3 { font-weight: 600; }
 .examples img { height: 64px; border-radius: 6px; margin: 0; }
 button[role="tab"].selected { color: #1d4ed8; }
 .dark button[role="tab"].selected { color: #93c5fd; }
-.stage { position: relative; overflow: hidden; width: 100%; max-height: 75vh; margin: auto; border-radius: 8px; }
+.stage { position: relative; overflow: hidden; width: 100%; max-height: 75vh; margin: auto; border-radius: 8px;
+  box-shadow: 0 0 0 1px var(--border-color-primary); }
 .stage img { position: absolute; max-width: none; margin: 0; }
 .stage .field { inset: 0; width: 100%; height: 100%; }
 .stage .heat { opacity: 0; pointer-events: none; }

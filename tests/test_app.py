@@ -37,16 +37,18 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not ins
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """The address of a server with the bundled weights, without a network."""
+    """The address of a server with the bundled weights: the page alone in a folder, without this repository, as in a
+    Space, and without a network."""
+    folder = tmp_path_factory.mktemp("space")
+    shutil.copy(ROOT / "app.py", folder)
+    shutil.copytree(ROOT / "examples", folder / "examples")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    temporary = tmp_path_factory.mktemp("gradio")
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "app.py", "--port", str(port)],
-        cwd=temporary,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(temporary)},
-    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio"))}
+    environment |= {"WBC_MODEL": str(ROOT / "hub" / "checkpoint"), "GRADIO_SERVER_PORT": str(port)}
+    process = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=environment)
     address = f"http://127.0.0.1:{port}"
     for _ in range(240):
         try:

@@ -105,7 +105,9 @@ def test_distance_from_the_middle_is_in_sides_of_the_image():
     ],
 )
 def test_named_right_counts_each_cell_once(labels, read, right):
-    field = Field([Cell((0, 0, 1, 1), 0.5, label, {label: 1.0}, 0.0, 0.0, True) for label in read], ("a", "b"))
+    box = (0, 0, 1, 1)
+    cells = [Cell(box, box, 0.5, label, {label: 1.0}, 0.0, 0.0, True, [[0.0]]) for label in read]
+    field = Field(cells, ("a", "b"))
     assert named_right(field, labels) == right
 
 
