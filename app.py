@@ -132,7 +132,7 @@ def both(english: str, chinese: str) -> str:
 
 
 def name_of(label: str) -> tuple[str, str]:
-    """A type's names for people; another model's own type as it is."""
+    """A type's names for people, as HTML; another model's own type as it is."""
     return NAMES.get(label, (escape(label), escape(label)))
 
 
@@ -321,11 +321,11 @@ def stage(answer: dict, preview: Image.Image | None, reach: float) -> str:
             alt += f"细胞 {index + 1} 的热力图：支持{chinese}的部位主要在窗口的{where[1]}。"
             layers.append(
                 f'<img class="heat{state}" data-cell="{index}" style="{place(cell["window"])}" '
-                f'src="{heat(cell["activation_map"], reach)}" alt="{escape(alt)}">'
+                f'src="{heat(cell["activation_map"], reach)}" alt="{alt}">'
             )
         layers.append(
             f'<button type="button" class="box{state} {"known" if cell["known"] else "unknown"}" data-cell="{index}" '
-            f'style="{place(cell["box"])}" aria-label="{index + 1}: {escape(english)}, {escape(chinese)}">'
+            f'style="{place(cell["box"])}" aria-label="{index + 1}: {english}, {chinese}">'
             f"<b>{index + 1}</b></button>"
         )
     caption = f'<p class="hint">{escape(answer["file"])}, {answer["width"]:,} × {answer["height"]:,}</p>'
@@ -644,7 +644,7 @@ def figures_table(title: str, figures: dict, labels: list[str]) -> str:
 
     heads = (both("Type", "类型"), both("Precision (%)", "精确率（%）"), both("Recall (%)", "召回率（%）"), "F1 (%)")
     rows = "".join(
-        f'<tr><th scope="row">{both(*map(escape, name_of(label)))}</th>'
+        f'<tr><th scope="row">{both(*name_of(label))}</th>'
         + "".join(cell(f"{measure}_{label}") for measure in ("precision", "recall", "f1"))
         + "</tr>"
         for label in labels
@@ -832,25 +832,23 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         """
         return [[answer for answer, _ in classifier.answers(named(image), THUMBNAIL)]]
 
-    def read_many(files: list[str], progress) -> tuple[list[dict], dict[str, list[str]], bool]:
-        """The answers, the thumbnails of each type, and whether images were left out."""
-        sources = sources_of(files or [])
-        answers, pictures = [], {}
-        expected = min(MOST_IMAGES, max(1, len(files or [])))
-        images = islice(sources, MOST_IMAGES)
+    def answers_to_many(sources: Iterator[tuple[str, object]], expected: int, progress):
+        """Yields what `Classifier.answers` does, of the first images, and tells how many of the expected are done."""
+        images, done = islice(sources, MOST_IMAGES), 0
         while batch := list(islice(images, BATCH)):
-            for answer, preview in classifier.answers(batch, 640):
-                answers.append(answer)
-                for cell in answer["cells"]:
-                    shown = pictures.setdefault(cell["label"], []) if cell["known"] else None
-                    if shown is not None and len(shown) < SHOWN_CELLS:
-                        shown.append(thumbnail(answer, preview, cell))
-            expected = max(expected, len(answers))
-            progress((len(answers), expected), unit="images")
-        return answers, pictures, next(sources, None) is not None
+            yield from classifier.answers(batch, 640)
+            done += len(batch)
+            progress((done, max(done, min(MOST_IMAGES, expected))), unit="images")
 
     def look_at_many(files: list[str], progress=gr.Progress()) -> list:  # noqa: B008, how Gradio asks for it
-        answers, pictures, left_out = read_many(files, progress)
+        sources, answers, pictures = sources_of(files), [], {}
+        for answer, preview in answers_to_many(sources, len(files), progress):
+            answers.append(answer)
+            for cell in answer["cells"]:
+                shown = pictures.setdefault(cell["label"], []) if cell["known"] else None
+                if shown is not None and len(shown) < SHOWN_CELLS:
+                    shown.append(thumbnail(answer, preview, cell))
+        left_out = next(sources, None) is not None
         tables = [gr.update(value=table_rows(answers, language), visible=True) for language in (0, 1)]
         return [None, overview(answers, pictures, left_out, classifier.labels), *tables]
 
@@ -863,7 +861,8 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         Args:
             files: images or ZIP archives, at most 256 MB each.
         """
-        return read_many(files, progress)[0]
+        files = files or []
+        return [answer for answer, _ in answers_to_many(sources_of(files), len(files), progress)]
 
     # Gradio hands out files of the working directory and of the one for temporary files only.
     folder = tempfile.TemporaryDirectory(prefix="examples-")
@@ -943,8 +942,7 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         # Not a State: those of visitors whose images are looked at together would be mixed up.
         answer = gr.JSON(visible="hidden")
         outputs = [image, answer, shown, chosen, said, *shares, opacity]
-        one_by_one = {"concurrency_limit": 1, "concurrency_id": "one image"}
-        together = {"batch": True, "max_batch_size": BATCH, **one_by_one}
+        together = {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
         looking = {**together, "trigger_mode": "always_last", "api_visibility": "private", "show_progress_on": [said]}
         image.upload(look, image, outputs, **looking)
         gallery.click(take_example, None, image, api_visibility="private").then(look, image, outputs, **looking)

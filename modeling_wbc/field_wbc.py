@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
+
+from .image_processing_wbc import upright_rgb
 
 # Types that a classifier may know and a differential count leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
@@ -77,7 +79,7 @@ class Field:
     def draw(self, image: Image.Image) -> Image.Image:
         """A copy, upright and RGB, of the image that was analysed, with each cell's box, type and probability, or
         the word unknown."""
-        image = ImageOps.exif_transpose(image).convert("RGB")
+        image = upright_rgb(image)
         pen = ImageDraw.Draw(image)
         unit = min(image.size) / 240
         font = ImageFont.load_default(max(10, 9 * unit))

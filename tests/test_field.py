@@ -243,3 +243,9 @@ def test_draws_boxes_and_labels_into_a_copy():
     # Small images too, with a box larger than they are.
     tiny = Field([dataclasses.replace(field.cells[0], box=(0, 0, 20, 20))], EIGHT)
     assert tiny.draw(Image.new("RGB", (20, 20))).size == (20, 20)
+
+
+def test_draws_on_an_image_of_16_bits():
+    grey = draw_field("monocyte", 2).convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    assert np.array_equal(Field([], EIGHT).draw(deep), grey.convert("RGB"))

@@ -114,7 +114,7 @@ class WBCImageProcessor(ViTImageProcessor):
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
         if isinstance(image_url_or_urls, Image.Image):
-            return _plain(image_url_or_urls)
+            return upright_rgb(image_url_or_urls)
         if isinstance(image_url_or_urls, (str, os.PathLike)) or hasattr(image_url_or_urls, "read"):
             return _read_image(image_url_or_urls)
         return image_url_or_urls
@@ -220,7 +220,7 @@ def _read_image(source) -> Image.Image:
         if isinstance(source, str) and not os.path.exists(source):  # an URL, or not there
             return load_image(source)
         with Image.open(source, formats=_FORMATS) as image:
-            return _plain(image)
+            return upright_rgb(image)
     except UnidentifiedImageError as error:
         reason = f"it is no image of the formats {', '.join(_FORMATS)}, or damaged"
         raise ValueError(f"cannot read the image {name}: {reason}") from error
@@ -228,7 +228,7 @@ def _read_image(source) -> Image.Image:
         raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
     """An image as it is meant to be looked at: upright, RGB, 8 bits a channel, on white where it is transparent."""
     image = _eight_bits(ImageOps.exif_transpose(image))
     if image.has_transparency_data:
