@@ -9,6 +9,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -16,7 +17,7 @@ from transformers import initialization as init
 from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
-from transformers.utils import IMAGE_PROCESSOR_NAME, ModelOutput
+from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
@@ -175,6 +176,48 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
             init.zeros_(module.mean)
             init.zeros_(module.whitening)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs):
+        """Loads a model whose weights are safetensors; a pickle, which can run code, is refused.
+
+        Arguments and result are those of [`transformers.PreTrainedModel.from_pretrained`], which warns of weights that
+        it does not find and starts them at random. Here that is an error for those of the ResNet.
+
+        Raises:
+            OSError: if the weights are missing, damaged or of another architecture; the message names their file.
+        """
+        weights = f"{SAFE_WEIGHTS_NAME} of {pretrained_model_name_or_path}"
+        kwargs["use_safetensors"] = True
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(f"{weights} is damaged: {error}. Download or export it again") from error
+        except RuntimeError as error:
+            if "ignore_mismatched_sizes" not in str(error):
+                raise
+            raise OSError(f"{weights} holds a network of another architecture: shapes differ, see above") from error
+        except OSError as error:
+            if SAFE_WEIGHTS_NAME not in str(error):
+                raise
+            raise OSError(
+                f"{pretrained_model_name_or_path} has no {SAFE_WEIGHTS_NAME}, and weights of another format are not "
+                "loaded: a pickle could run code"
+            ) from error
+        differing = sorted(
+            name
+            for name in (*info["missing_keys"], *info["unexpected_keys"])
+            # The norms that "ibn-b" and "ibn-in" add start anew from weights of another layout.
+            if re.match(r"(resnet\.)?(embedder|encoder)\.", name) and ".activation.normalization." not in name
+        )
+        if differing:
+            raise OSError(
+                f"{weights} holds a network of another architecture than the configuration describes: "
+                f"{len(differing)} weights are missing or too many, such as {differing[0]}"
+            )
+        return (model, info) if output_loading_info else model
+
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
         """Saves weights, configuration, image processor and code: a folder that any auto class of transformers loads
         with `trust_remote_code=True`.
@@ -205,6 +248,9 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
     `WBCModel.from_pretrained("microsoft/resnet-34")` starts from ImageNet; `"ibn-b"` and `"ibn-in"` add their instance
     norms under `activation.normalization`. For other publishers' weights see [`convert_resnet_state_dict`].
     """
+
+    # Of a classifier's weights, what it is without.
+    _keys_to_ignore_on_load_unexpected = [r"^(classifier|center_loss|novelty)\."]
 
     def __init__(self, config: WBCConfig):
         super().__init__(config)
