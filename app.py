@@ -4,7 +4,7 @@
     python app.py --model NAME/NAME     # those of a repository on the Hub; `WBC_MODEL` does the same
 
 It reaches the model through `from_pretrained` alone and works as a Space with nothing but this file and
-`requirements.txt`. Images in `examples` beside this file are offered to click.
+`requirements.txt`; there, the card beside it names the model. Images in `examples` are offered to click.
 """
 
 import argparse
@@ -28,6 +28,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import gradio as gr
 import numpy as np
 import torch
+from huggingface_hub import metadata_load
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
@@ -41,6 +42,7 @@ PREVIEW = 1280  # pixels of the longer side of the image shown
 THUMBNAIL = 72
 SHOWN_CELLS = 100  # boxes in an image, and thumbnails of a type
 WAITING = 256  # requests in the queue
+EXAMPLES = 8  # images of a dataset to click
 # Of answers given with less than this probability, more than a fifth are wrong where probabilities keep their word.
 CONFIDENT = 0.8
 
@@ -771,11 +773,16 @@ def example_images(folder: str, dataset: str | None) -> tuple[list[str], tuple[s
     """
     if dataset:
         try:
+            from datasets import Image as Encoded
             from datasets import load_dataset
 
-            rows = load_dataset(dataset, split="test", streaming=True).shuffle(seed=0, buffer_size=200)
-            for index, row in enumerate(islice(rows, 6)):
-                row["image"].convert("RGB").save(Path(folder, f"{index}.png"))
+            rows = load_dataset(dataset, split="test", streaming=True).cast_column("image", Encoded(decode=False))
+            first = {}  # of each class: rows often come sorted by it
+            for row in islice(rows, 10_000):
+                first.setdefault(row["label"], row["image"]["bytes"])
+            for label, content in sorted(first.items())[:EXAMPLES]:
+                with Image.open(io.BytesIO(content)) as image:
+                    image.convert("RGB").save(Path(folder, f"{label}.png"))
             title = f"Examples of {escape(dataset)}", f"示例（{escape(dataset)}）"
             return sorted(map(str, Path(folder).iterdir())), title
         except Exception as error:  # whatever keeps examples away must not keep the page away
@@ -964,12 +971,17 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
 
 
 def main() -> None:
+    # A Space says in its card which model it shows and which dataset its examples are from.
+    card = HERE / "README.md"
+    named = (metadata_load(card) if card.is_file() else None) or {}
+    model = next(iter(named.get("models", [])), str(HERE / "hub" / "checkpoint"))
+    dataset = next(iter(named.get("datasets", [])), None)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=os.environ.get("WBC_MODEL", model), help="a folder or a Hub id")
     parser.add_argument(
-        "--model", default=os.environ.get("WBC_MODEL", str(HERE / "hub" / "checkpoint")), help="a folder or a Hub id"
-    )
-    parser.add_argument(
-        "--dataset", default=os.environ.get("WBC_DATASET"), help="the id of a dataset on the Hub to take examples from"
+        "--dataset",
+        default=os.environ.get("WBC_DATASET", dataset),
+        help="the id of a dataset on the Hub to take examples from",
     )
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
     parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
