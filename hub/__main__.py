@@ -7,17 +7,24 @@ import signal
 import sys
 from pathlib import Path
 
+# What the repositories are called, and where what they hold lies, unless told otherwise.
+MODEL_NAME = "wbc-ibn-resnet34"
+DATASET_NAME = "bccd-wbc"
+CHECKPOINT = Path("hub/checkpoint")
+BUILT = Path("data/blood8")
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return the exit status, 0 or, after an error of the user's, 1."""
     # Imported here so that Ctrl-C during the seconds that this takes is caught below as well.
-    from hub import dataset
+    from hub.dataset import DatasetError
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    dataset.add_commands(commands)
+    _add_dataset(commands)
     _add_model(commands)
+    _add_space(commands)
     _add_predict(commands)
     _add_cells(commands)
     _add_compare(commands)
@@ -26,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (dataset.DatasetError, OSError) as error:
+    except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -37,8 +44,42 @@ def _later(module: str):
     return lambda args: importlib.import_module(module).run(args)
 
 
+def _add_id(parser: argparse.ArgumentParser, kind: str, name: str, what: str) -> None:
+    parser.add_argument(f"--{kind}-id", metavar="NAME/NAME", help=f"{what} (default: {name} of the same owner)")
+
+
+def _id(args: argparse.Namespace, kind: str, name: str) -> str:
+    from hub.repository import check_repo_id
+
+    owner, _ = args.repo_id.split("/")
+    return check_repo_id(getattr(args, f"{kind}_id") or f"{owner}/{name}")
+
+
+def _add_dataset(commands) -> None:
+    from hub import dataset, repository
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--dataset",
+            type=Path,
+            metavar="DIR",
+            default=BUILT,
+            help=f"what `python -m hub dataset build` wrote (default: {BUILT})",
+        )
+
+    def stage(args: argparse.Namespace, folder: Path) -> None:
+        from hub.dataset_card import stage
+
+        stage(args.dataset, folder, args.repo_id)
+
+    actions = dataset.add_commands(commands)
+    repository.add_commands(actions, "dataset", stage, add_arguments)
+
+
 def _add_model(commands) -> None:
-    group = commands.add_parser("model", help="make a trained classifier ready to publish")
+    from hub import repository
+
+    group = commands.add_parser("model", help="make a trained classifier ready to publish, and publish it")
     actions = group.add_subparsers(metavar="ACTION", required=True)
     export = actions.add_parser("export", help="float16 weights, configuration, image processor and code")
     export.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
@@ -63,8 +104,42 @@ def _add_model(commands) -> None:
 
         report(args.folder, args.evaluation, args.foreign, args.training)
 
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument(
+            "--checkpoint",
+            type=Path,
+            metavar="DIR",
+            default=CHECKPOINT,
+            help=f"the exported and reported classifier (default: {CHECKPOINT})",
+        )
+        _add_id(parser, "dataset", DATASET_NAME, "the dataset that it was trained and measured on")
+
+    def stage(args: argparse.Namespace, folder: Path) -> None:
+        from hub.model import stage
+
+        stage(args.checkpoint, folder, args.repo_id, _id(args, "dataset", DATASET_NAME))
+
     export.set_defaults(run=run_export)
     report.set_defaults(run=run_report)
+    repository.add_commands(actions, "model", stage, add_arguments)
+
+
+def _add_space(commands) -> None:
+    from hub import repository
+
+    group = commands.add_parser("space", help="publish the demo")
+    actions = group.add_subparsers(metavar="ACTION", required=True)
+
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        _add_id(parser, "model", MODEL_NAME, "the model that it shows")
+        _add_id(parser, "dataset", DATASET_NAME, "the dataset that its examples are from")
+
+    def stage(args: argparse.Namespace, folder: Path) -> None:
+        from hub.space import stage
+
+        stage(folder, args.repo_id, _id(args, "model", MODEL_NAME), _id(args, "dataset", DATASET_NAME))
+
+    repository.add_commands(actions, "space", stage, add_arguments)
 
 
 def _add_predict(commands) -> None:

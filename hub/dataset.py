@@ -25,6 +25,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,9 @@ SPLIT_OF_FOLDER = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
     "test_simple": "test_simple",
 }
+
+# Beside the splits of a built data set: its name, its seed, and the findings about its photographs.
+BUILD_NAME = "build.json"
 
 DOWNLOAD_ATTEMPTS = 5
 DOWNLOAD_TIMEOUT_S = 60
@@ -468,9 +472,20 @@ def save(
 ) -> None:
     """Write `dataset` to the folder `output`, which holds all of it afterwards or, after any failure, does not exist.
 
-    `finish` is called with the folder that holds the data, to put further files beside them. The files are written to
-    a hidden folder beside `output` that is then renamed. A killed process leaves that folder behind; the next `save`
-    to the same `output` removes it. Raises `DatasetError` if `output` is not empty.
+    `finish` is called with the folder that holds the data, to put further files beside them. Raises `DatasetError` if
+    `output` is not empty.
+    """
+    with writing(output) as folder:
+        dataset.save_to_disk(folder)
+        finish(folder)
+
+
+@contextmanager
+def writing(output: str | os.PathLike) -> Iterator[Path]:
+    """The path of a folder to make, which becomes `output` when the block ends, or is removed when it fails.
+
+    It lies, hidden, beside `output`. A killed process leaves it behind; the next `writing` to the same `output`
+    removes it. Raises `DatasetError` if `output` is not empty.
     """
     output = Path(output).absolute()
     check_output(output)
@@ -478,8 +493,7 @@ def save(
     _remove_stale(output)
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
-        dataset.save_to_disk(partial)
-        finish(partial)
+        yield partial
         if output.exists():
             output.rmdir()  # Windows does not rename onto an empty folder.
         os.replace(partial, output)
@@ -777,9 +791,12 @@ def _first_line(error: Exception) -> str:
 # --- Command line ---
 
 
-def add_commands(commands) -> None:
-    """Add `dataset build` and `dataset review` to `commands`, the subparsers of `python -m hub`."""
-    group = commands.add_parser("dataset", help="build a data set from raw images, or review its labels")
+def add_commands(commands):
+    """Add `dataset build` and `dataset review` to `commands`, the subparsers of `python -m hub`.
+
+    Returns the subparsers of `dataset`, for further ones.
+    """
+    group = commands.add_parser("dataset", help="build a data set from raw images, review its labels, publish it")
     actions = group.add_subparsers(metavar="ACTION", required=True)
     build = actions.add_parser("build", help="raw folders or the publisher's archive -> a saved DatasetDict")
     build.add_argument(
@@ -805,6 +822,7 @@ def add_commands(commands) -> None:
     )
     look.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder to write; new or empty")
     look.set_defaults(run=_run_review)
+    return actions
 
 
 def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -839,6 +857,9 @@ def _run_build(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Non
     def finish(folder: Path) -> None:
         command = f"python -m hub {shlex.join(sys.argv[1:])}"
         write_card(folder, name=args.name, dataset=dataset, found=found, command=command)
+        # What the card of the published data set is made of.
+        told = {"name": args.name, "seed": args.seed, "found": found}
+        (folder / BUILD_NAME).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         if registration:
             write_contact_sheet(folder, dataset, registration)
 

@@ -1,14 +1,26 @@
-"""The data set repository: its card, which says what was found out about the photographs."""
+"""The data set repository: its configurations as parquet, and the card, which says what was found out."""
 
+import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from datasets import DatasetDict, Image
+from datasets import Dataset, DatasetDict, DatasetInfo, Image, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from hub.dataset import BCCD_CLASSES, counts_rows, label_review
+from hub.dataset import (
+    BCCD_CLASSES,
+    BUILD_NAME,
+    PBC_CLASSES,
+    DatasetError,
+    counts_rows,
+    features,
+    label_review,
+    load,
+)
 from hub.metrics import markdown_table
 from hub.photographs import Registration, contact_sheet
 
@@ -20,9 +32,91 @@ _TITLES = {
 }
 _AUGMENTED = ("train", "validation", "test", "test_simple")
 _WORST = 40
+_SHARD_BYTES = 400 * 2**20
 
 
-def write_card(folder: Path, *, name: str, dataset: DatasetDict, found: dict | None, command: str) -> None:
+def stage(source: Path, folder: Path, repo_id: str) -> None:
+    """Write the repository of a built data set: a parquet file or more for each split, and the card.
+
+    The union has the configurations `blood8` (the default), `bccd` and `pbc`, see `configurations`; BCCD or PBC alone
+    are one. The same data give the same bytes.
+
+    Args:
+        source: The folder that `python -m hub dataset build` wrote.
+        folder: An empty folder.
+        repo_id: The id it is to have on the Hub.
+
+    Raises:
+        DatasetError: `source` is no such folder.
+    """
+    try:
+        build = json.loads((source / BUILD_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{source} holds no {BUILD_NAME}: build the data set with `python -m hub dataset build` (an earlier "
+            "version of which did not write it)"
+        ) from error
+    dataset, name = load(source), build["name"]
+    infos, files = DatasetInfosDict(), {}
+    parts = configurations(dataset) if name == "blood8" else {name: dataset}
+    for config, splits in parts.items():
+        infos[config], files[config] = _write_shards(splits, folder / config)
+    origin = "--bccd DIR --pbc DIR" if name == "blood8" else "--source DIR"
+    seed = f" --seed {build['seed']}" if build["seed"] else ""
+    write_card(
+        folder,
+        name=name,
+        dataset=dataset,
+        found=build["found"],
+        command=f"python -m hub dataset build {name} {origin} --output data/{name}{seed}",
+        repo_id=repo_id,
+        infos=infos,
+        files=files,
+    )
+
+
+def configurations(union: DatasetDict) -> dict[str, DatasetDict]:
+    """The union of BCCD and PBC, and each of them as it is when it is built alone, by name."""
+    parts = {"blood8": union}
+    for name, columns in (("bccd", features(BCCD_CLASSES, photographs=True)), ("pbc", features(PBC_CLASSES))):
+        parts[name] = DatasetDict()
+        for split, rows in union.items():
+            if chosen := [row for row, origin in enumerate(rows["dataset"][:]) if origin == name]:
+                part = rows.select(chosen).cast_column("image", Image(decode=False))
+                table = {column: part[column][:] for column in columns}
+                table["label"] = part.features["label"].int2str(table["label"])
+                table["file_name"] = [path.removeprefix(f"{name}/") for path in table["file_name"]]
+                parts[name][split] = Dataset.from_dict(table, features=columns)
+    return parts
+
+
+def _write_shards(splits: DatasetDict, folder: Path) -> tuple[DatasetInfo, dict[str, str]]:
+    """Write a configuration to its folder; return what the metadata tell of it, and the pattern of each split."""
+    folder.mkdir()
+    infos, patterns, columns = SplitDict(), {}, None
+    for split, rows in splits.items():
+        columns = rows.features
+        shards = max(1, -(-rows.data.nbytes // _SHARD_BYTES))
+        names = [folder / f"{split}-{index:05d}-of-{shards:05d}.parquet" for index in range(shards)]
+        written = [rows.shard(shards, index, contiguous=True).to_parquet(name) for index, name in enumerate(names)]
+        infos.add(SplitInfo(split, num_bytes=sum(written), num_examples=rows.num_rows))
+        patterns[split] = f"{folder.name}/{split}-*"
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    total = sum(info.num_bytes for info in infos.values())
+    return DatasetInfo(features=columns, splits=infos, download_size=size, dataset_size=total), patterns
+
+
+def write_card(
+    folder: Path,
+    *,
+    name: str,
+    dataset: DatasetDict,
+    found: dict | None,
+    command: str,
+    repo_id: str | None = None,
+    infos: DatasetInfosDict | None = None,
+    files: Mapping[str, dict[str, str]] | None = None,
+) -> None:
     """Write the card of a built data set, `folder/README.md`.
 
     Every figure in it is counted in `dataset` or stands in `found`.
@@ -33,6 +127,9 @@ def write_card(folder: Path, *, name: str, dataset: DatasetDict, found: dict | N
         dataset: What was built.
         found: The `findings` about its photographs; None where these are unknown.
         command: The command that built it.
+        repo_id: The id that it is to have on the Hub; None for a folder that stays here.
+        infos: Of the repository's configurations, features and sizes; the first one is loaded unless told otherwise.
+        files: Of the configurations, the pattern of the files of each split.
     """
     bccd, pbc = name != "pbc", name != "bccd"
     data = DatasetCardData(
@@ -42,6 +139,13 @@ def write_card(folder: Path, *, name: str, dataset: DatasetDict, found: dict | N
         size_categories="10K<n<100K",
         tags=["white-blood-cell", "hematology", "microscopy", "medical"],
     )
+    if repo_id:
+        infos.to_dataset_card_data(data)
+        data["configs"] = [
+            {"config_name": config, "data_files": [{"split": split, "path": path} for split, path in splits.items()]}
+            | ({"default": True} if config == next(iter(infos)) else {})
+            for config, splits in files.items()
+        ]
     card = DatasetCard.from_template(
         data,
         template_path=_TEMPLATE,
@@ -52,6 +156,11 @@ def write_card(folder: Path, *, name: str, dataset: DatasetDict, found: dict | N
         counts=markdown_table(counts_rows(dataset)),
         command=command,
         found=found is not None,
+        repo_id=repo_id,
+        configs=[
+            (config, len(info.features["label"].names), sum(split.num_examples for split in info.splits.values()))
+            for config, info in (infos or {}).items()
+        ],
         **(found or {}),
     )
     card.save(folder / "README.md")

@@ -1,10 +1,11 @@
-"""The model repository: weights ready to publish, what they are worth, and their card."""
+"""The model repository: weights ready to publish, what they are worth, their card, and all of it staged."""
 
 import csv
 import json
 import platform
+import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,11 @@ import torch
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from hub.dataset import DatasetError
 from hub.evaluation import parts_rows
@@ -28,6 +34,10 @@ _PLOTS = {
     "learning_curves.png": "Learning curves",
 }
 _DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}
+_EXAMPLES = Path(__file__).parents[1] / "examples"
+ONNX_NAME = "onnx/model.onnx"
+# Of float32, where the order of a sum differs.
+ONNX_TOLERANCE = 1e-4
 # Of what the Trainer measures, what another machine does not reproduce.
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 _METRICS = (
@@ -53,6 +63,9 @@ def write_card(
     bccd: bool = False,
     several: bool = False,
     model_id: str | None = None,
+    dataset_id: str | None = None,
+    parts: Mapping[str, tuple[str, dict]] | None = None,
+    examples: Sequence[str] = (),
     sections: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write the model card of a trained model, `folder/README.md`, over what is there.
@@ -73,6 +86,10 @@ def write_card(
         bccd: The data are BCCD; the card then tells the limits of its test split.
         several: The data are of more labs than BCCD's: beside all of them the paper's figures say nothing.
         model_id: The id the model is to have on the Hub; the folder's name where there is none yet.
+        dataset_id: That of the dataset. Default: `dataset_name`, if it is one.
+        parts: What the metadata tell in place of `results`: for each configuration of the dataset, the name of the
+            part and its results.
+        examples: Files in the folder for the Hub's page to offer, named after what they show.
         sections: (heading, Markdown) of what else was measured.
 
     Returns:
@@ -85,7 +102,14 @@ def write_card(
         raise ValueError("got synthetic=True and bccd=True; drawn cells are not BCCD, set at most one of them")
     folder = Path(folder)
     model_id = model_id or folder.resolve().name
-    dataset_id = None if synthetic else _hub_id(dataset_name)
+    dataset_id = dataset_id or (None if synthetic else _hub_id(dataset_name))
+    widget = [
+        {
+            "src": f"https://huggingface.co/{model_id}/resolve/main/{name}",
+            "example_title": Path(name).stem.replace("-", " "),
+        }
+        for name in examples
+    ]
     data = ModelCardData(
         license="apache-2.0",
         library_name="transformers",
@@ -100,14 +124,18 @@ def write_card(
                 task_type="image-classification",
                 # the Hub wants a type; for files of one's own that is the builder that reads them
                 dataset_type=dataset_id or "imagefolder",
-                dataset_name=dataset_name,
+                dataset_name=part_name,
+                dataset_config=config,
                 dataset_split=split,
                 metric_type=kind,
                 metric_name=name,
-                metric_value=results[key],
+                metric_value=measured[key],
             )
+            for config, (part_name, measured) in (parts or {None: (dataset_name, results)}).items()
             for key, kind, name in _METRICS
+            if key in measured
         ],
+        widget=widget or None,
     )
     card = ModelCard.from_template(
         data,
@@ -129,6 +157,7 @@ def write_card(
         kept="kept" in results,
         several=several,
         sections=sections,
+        onnx=(folder / ONNX_NAME).is_file(),
         plots={name: title for name, title in _PLOTS.items() if (folder / name).is_file()},
     )
     path = folder / "README.md"
@@ -168,8 +197,6 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
     Raises:
         OSError: A file is missing.
     """
-    from hub.foreign import foreign_tables  # needs OpenCV, which training does without
-
     splits = {
         path.name.removesuffix("_results.json"): {
             key: value for key, value in json.loads(path.read_text()).items() if key not in _SPEEDS
@@ -198,22 +225,33 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
 
     test = splits["test"]
     names, parts = test["label_names"], test["subsets"]
-    reliability, sections = {}, []
+    reliability = {}
     for key, title in _DATA_SETS.items():
         plot_confusion_matrix(parts[key], names, folder / f"confusion_matrix_{key}.png", f"{title}, test")
         answers = [row for row in predictions if row["dataset"] == key]
         confidence = np.array([max(float(row[name]) for name in names) for row in answers])
         reliability[f"{title}, test"] = confidence, np.array([row["prediction"] == row["label"] for row in answers])
+    plot_reliability(reliability, folder / "reliability.png")
+    _write_report_card(folder, results)
+
+
+def _write_report_card(folder: Path, results: dict, **options) -> None:
+    """Write the card of what `report` found, `results`, beside it; `options` are those of `write_card`."""
+    from hub.foreign import foreign_tables  # needs OpenCV, which training does without
+
+    test, stages = results["splits"]["test"], results["training"]
+    parts, sections = {}, []
+    for key, title in _DATA_SETS.items():
         # BCCD over the four classes that it has: the paper's table.
-        part = parts.get(f"{key}_4_classes", parts[key])
+        part = test["subsets"].get(f"{key}_4_classes", test["subsets"][key])
+        parts[key] = (title, part)
         table = markdown_table_1(part, part["label_names"], paper=key == "bccd")
         sections.append((f"{title}, {part['num_images']:,} test images", table))
-    plot_reliability(reliability, folder / "reliability.png")
     sections.append(("Images without a white cell", "\n\n".join(map(markdown_table, foreign_tables(results)))))
     write_card(
         folder,
         results=test,
-        label_names=names,
+        label_names=test["label_names"],
         dataset_name=" and ".join(_DATA_SETS.values()),
         split="test",
         base_model=stages[0]["base_model"],
@@ -221,8 +259,122 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         recipe=stages[-1]["recipe"],
         bccd=True,
         several=True,
+        parts=parts,
         sections=sections,
+        **options,
     )
+
+
+def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None:
+    """Write the model's repository: what `export` and `report` left, weights for ONNX, and the card of its id.
+
+    Args:
+        checkpoint: The exported classifier's folder, with its report.
+        folder: An empty folder.
+        repo_id: The id it is to have on the Hub.
+        dataset_id: The id of the dataset that it was trained and measured on.
+
+    Raises:
+        DatasetError: A file is missing, configuration and weights disagree, or ONNX gives other logits.
+    """
+    needed = (CONFIG_NAME, SAFE_WEIGHTS_NAME, IMAGE_PROCESSOR_NAME, "results.json")
+    if missing := [name for name in needed if not (checkpoint / name).is_file()]:
+        raise DatasetError(
+            f"{checkpoint} has no {' and no '.join(missing)}: name a folder that `python -m hub model export` and "
+            "`python -m hub model report` wrote"
+        )
+    check_weights(checkpoint)
+    processor = json.loads((checkpoint / IMAGE_PROCESSOR_NAME).read_text(encoding="utf-8"))
+    modules = WBCConfig.from_pretrained(checkpoint).auto_map | processor.get("auto_map", {})
+    code = {checkpoint / f"{reference.split('.')[0]}.py" for reference in modules.values()}
+    code |= {Path(path) for source in code for path in get_relative_import_files(source)}
+    for path in [*(checkpoint / name for name in needed), *code, *(checkpoint / name for name in _PLOTS)]:
+        if path.is_file() or path.name not in _PLOTS:
+            shutil.copy(path, folder)
+    (folder / "examples").mkdir()
+    examples = [Path(shutil.copy(path, folder / "examples")) for path in sorted(_EXAMPLES.glob("*.jpg"))]
+    (folder / ONNX_NAME).parent.mkdir()
+    export_onnx(checkpoint, folder / ONNX_NAME)
+    _write_report_card(
+        folder,
+        json.loads((checkpoint / "results.json").read_text(encoding="utf-8")),
+        model_id=repo_id,
+        dataset_id=dataset_id,
+        examples=[path.relative_to(folder).as_posix() for path in examples],
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """Raise `DatasetError` unless the weights in a folder are those that its configuration describes."""
+    path = folder / SAFE_WEIGHTS_NAME
+    with torch.device("meta"):
+        expected = {
+            name: tuple(tensor.shape)
+            for name, tensor in WBCForImageClassification(WBCConfig.from_pretrained(folder)).state_dict().items()
+        }
+    try:
+        with safe_open(path, framework="pt") as weights:
+            found = {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise DatasetError(f"{path} is damaged ({error}): export the classifier again") from error
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise DatasetError(
+                f"{path} does not fit {folder / CONFIG_NAME}: {name} has the shape {found.get(name)} in the weights, "
+                f"and {expected.get(name)} by the configuration"
+            )
+
+
+class _OnnxOutputs(nn.Module):
+    """The classifier with a tuple of what ONNX is to give."""
+
+    names = ("logits", "distance", "novelty", "embeddings")
+
+    def __init__(self, model: WBCForImageClassification):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.model(pixel_values)
+        return tuple(outputs[name] for name in self.names)
+
+
+def export_onnx(source: str | Path, path: Path) -> None:
+    """Write a classifier's float32 ONNX, with `pixel_values` (N, 3, S, S) in and four outputs, for any N.
+
+    The outputs are `logits`, `distance`, `novelty` and `embeddings` of [`WBCImageClassifierOutput`]. It is checked
+    against PyTorch on the drawn examples.
+
+    Raises:
+        DatasetError: A logit differs by more than `ONNX_TOLERANCE`.
+    """
+    import onnx
+    import onnxruntime
+
+    model = _OnnxOutputs(WBCForImageClassification.from_pretrained(source, dtype=torch.float32)).eval()
+    pictures = [Image.open(path) for path in sorted(_EXAMPLES.glob("*.jpg"))]
+    images = WBCImageProcessor.from_pretrained(source)(pictures, return_tensors="pt")["pixel_values"]
+    program = torch.onnx.export(
+        model,
+        (images,),
+        dynamo=True,
+        verbose=False,
+        opset_version=18,
+        input_names=["pixel_values"],
+        output_names=list(model.names),
+        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch_size")}},
+    )
+    exported = program.model_proto
+    # Where on this machine the code lies is nobody's business.
+    for part in (exported, exported.graph, *exported.graph.node, *exported.graph.input, *exported.graph.output):
+        part.ClearField("metadata_props")
+    onnx.save(exported, path)
+    session = onnxruntime.InferenceSession(path)
+    logits, *_ = session.run(None, {"pixel_values": images.numpy()})
+    with torch.no_grad():
+        expected, *_ = model(images)
+    if (difference := np.abs(logits - expected.numpy()).max()) > ONNX_TOLERANCE:
+        raise DatasetError(f"the logits of {path} differ from PyTorch's by {difference:.2g}")
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
