@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
 from hub import dataset as hub_dataset
@@ -38,6 +39,7 @@ from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_pre
 from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
+from hub.repository import HTTP_ERRORS, one_line
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor, WBCModel
 from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
@@ -498,9 +500,41 @@ class WBCTrainer(Trainer):
             super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or self.args.output_dir)
+        if folder == Path(self.args.output_dir):
+            # What is being uploaded from there must not change under way.
+            self._finish_current_push()
         super()._save(output_dir, state_dict)
         # A pickle, which nothing here reads and nobody should have to trust.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+
+    def init_hf_repo(self, token=None, private=None):
+        with self._pushing("the repository of --push_to_hub cannot be had"):
+            super().init_hf_repo(token, private)
+        if self.is_world_process_zero():
+            # Transformers puts that pickle there again before it pushes a checkpoint; the Hub leaves out what is
+            # ignored.
+            Path(self.args.output_dir, ".gitignore").write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
+
+    def push_to_hub(self, *args, **kwargs):
+        with self._pushing(f"the model is saved in {self.args.output_dir}, but the push broke off"):
+            return super().push_to_hub(*args, **kwargs)
+
+    @contextmanager
+    def _pushing(self, what: str):
+        """Turns what the Hub or the network refuses into an error that says what to do."""
+        try:
+            yield
+        except HTTP_ERRORS as error:
+            raise TrainingError(
+                f"{what}: {one_line(error)}. Log in with `hf auth login` or HF_TOKEN, name the repository with "
+                f"--hub_model_id NAME/NAME, and start again{self._or_resume()}"
+            ) from error
+
+    def create_model_card(self, *args, **kwargs):
+        # `write_report` writes a better one, which the last push must not write over.
+        if not Path(self.args.output_dir, "README.md").is_file():
+            super().create_model_card(*args, **kwargs)
 
     @contextmanager
     def saving(self, folder: Path):
@@ -589,11 +623,11 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
                 config.temperature, config.max_novelty = 1.0, None
             known = set(config.id2label.values())
             if known == set(names) or (not do_train and known >= set(names)):
-                model = WBCForImageClassification.from_pretrained(source, config=config, use_safetensors=True)
+                model = WBCForImageClassification.from_pretrained(source, config=config)
             elif do_train:
                 config.id2label, config.label2id = labels["id2label"], labels["label2id"]
                 model = WBCForImageClassification(config)
-                model.resnet = WBCModel.from_pretrained(source, config=config, use_safetensors=True)
+                model.resnet = WBCModel.from_pretrained(source, config=config)
             else:
                 raise TrainingError(
                     f"the dataset's classes {sorted(set(names) - known)} are unknown to {source}, which tells apart "
@@ -764,7 +798,7 @@ def main(arguments: list[str] | None = None) -> None:
         if trainer.eval_dataset is not None:
             calibrate(trainer, images("train", stain=ANY_LAB))
         with trainer.saving(Path(args.output_dir)):
-            trainer.save_model()
+            trainer.save_model(_internal_call=True)  # pushed below, with its card
             trainer.save_state()
             if trainer.is_world_process_zero():
                 metrics |= describe_training(trainer, model_args, data_args, metrics["train_runtime"])
@@ -772,7 +806,7 @@ def main(arguments: list[str] | None = None) -> None:
     elif model_args.calibrate:
         calibrate(trainer, images("train", stain=ANY_LAB))
         with trainer.saving(Path(args.output_dir)):
-            trainer.save_model()
+            trainer.save_model(_internal_call=True)
             trained = Path(args.output_dir, "train_results.json")
             if trainer.is_world_process_zero() and trained.is_file():
                 metrics = json.loads(trained.read_text())
@@ -785,7 +819,9 @@ def main(arguments: list[str] | None = None) -> None:
             if split in dataset:
                 results = evaluate_split(trainer, images(split), names, split, seen_fields)
         if trainer.is_world_process_zero():
-            write_report(args.output_dir, dataset, data_args.dataset_name, results, names)
+            write_report(args.output_dir, dataset, data_args.dataset_name, results, names, trainer.hub_model_id)
+    if args.push_to_hub:
+        trainer.push_to_hub()
 
 
 def describe_calibration(config: WBCConfig) -> str:
@@ -834,8 +870,13 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
     }
 
 
-def write_report(output_dir: str, dataset, dataset_name: str | None, results: dict, names: list[str]) -> None:
-    """Plots and model card in the output folder, of its weights' training and the evaluation just made."""
+def write_report(
+    output_dir: str, dataset, dataset_name: str | None, results: dict, names: list[str], model_id: str | None
+) -> None:
+    """Plots and model card in the output folder, of its weights' training and the evaluation just made.
+
+    `model_id` is the id that the model has on the Hub, if it is pushed there.
+    """
     folder = Path(output_dir)
     bccd = hub_dataset.class_counts(dataset["test"]) == hub_dataset.BCCD_PUBLISHED["test"]
     shown_name = "BCCD" if bccd else dataset_name or "drawn cells"
@@ -858,6 +899,7 @@ def write_report(output_dir: str, dataset, dataset_name: str | None, results: di
         recipe=training["recipe"],
         synthetic=dataset_name is None,
         bccd=bccd,
+        model_id=model_id,
     )
 
 
