@@ -514,7 +514,9 @@ class WBCTrainer(Trainer):
         if self.is_world_process_zero():
             # Transformers puts that pickle there again before it pushes a checkpoint; the Hub leaves out what is
             # ignored.
-            Path(self.args.output_dir, ".gitignore").write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
+            folder = Path(self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / ".gitignore").write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
 
     def push_to_hub(self, *args, **kwargs):
         with self._pushing(f"the model is saved in {self.args.output_dir}, but the push broke off"):
@@ -726,6 +728,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     model_args, data_args, args = parser.parse_args_into_dataclasses(arguments)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    for http in ("httpx", "httpx2"):  # which name each request to the Hub
+        logging.getLogger(http).setLevel(logging.WARNING)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     resume = checkpoint_to_resume(args) if args.do_train else None
     set_seed(args.seed)
