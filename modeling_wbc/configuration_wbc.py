@@ -3,7 +3,7 @@
 from transformers import ResNetConfig
 
 NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
-MINING = ("batch", "class")
+MINING = ("batch", "class", "none")
 
 
 class WBCConfig(ResNetConfig):

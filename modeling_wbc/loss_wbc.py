@@ -32,12 +32,13 @@ class HardMinedCenterLoss(nn.Module):
         margin (`float`): m of equation 10, at least 0, in units of squared distance.
         alpha (`float`): rate of the centres, in [0, 1].
         mining (`str`): `"batch"` takes the one pair above; `"class"` takes the hardest pair of every class in the
-            batch and averages their hinges.
+            batch and averages their hinges; `"none"` takes, for comparison, the plain centre loss (Wen et al. 2016),
+            which the paper starts from: the mean of d(f_i, c_{y_i}) over the batch.
 
     Attributes:
         centers: (K, D) float buffer, zeros at the start, saved with the module.
         active_fraction: scalar buffer, not saved: the share of the last batch's pairs, in [0, 1], that violate the
-            margin.
+            margin; 1 without mining.
 
     Raises:
         ValueError: if an argument is outside the values above, or if features and labels do not fit together.
@@ -51,8 +52,8 @@ class HardMinedCenterLoss(nn.Module):
             raise ValueError(f"margin must be at least 0, got {margin}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        if mining not in ("batch", "class"):
-            raise ValueError(f"mining must be 'batch' or 'class', got {mining!r}")
+        if mining not in ("batch", "class", "none"):
+            raise ValueError(f"mining must be 'batch', 'class' or 'none', got {mining!r}")
         self.margin = margin
         self.alpha = alpha
         self.mining = mining
@@ -72,9 +73,27 @@ class HardMinedCenterLoss(nn.Module):
             features, labels = _gather(features), _gather(labels)
         centers = self.centers.to(features.dtype)
 
+        own = labels[:, None] == torch.arange(num_labels, device=labels.device)  # (N, K)
+        if self.mining == "none":
+            loss, active = _squared_distance(features, centers[labels]).mean(), torch.ones_like(self.active_fraction)
+        else:
+            loss, active = self._of_hardest_pairs(features, labels, centers, own)
+
+        with torch.no_grad():
+            self.active_fraction.copy_(active)
+            if self.training:
+                # No matrix product, which autocast would take in bfloat16.
+                residual = ((features[:, None] - centers) * own[:, :, None]).sum(0)  # (K, D)
+                residual = residual / own.sum(0).clamp(min=1)[:, None]
+                self.centers.copy_(centers + self.alpha * residual)
+        return loss
+
+    def _of_hardest_pairs(
+        self, features: Tensor, labels: Tensor, centers: Tensor, own: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """L_f, and the share of its pairs that violate the margin."""
         with torch.no_grad():
             distance = (features[:, None] - centers).square().sum(-1)  # (N, K)
-            own = labels[:, None] == torch.arange(num_labels, device=labels.device)  # (N, K)
             to_own = distance.masked_fill(~own, -torch.inf)
             anchor = to_own.argmax(0)  # (K,), of every class its farthest sample
             negative = distance.masked_fill(own, torch.inf).argmin(0)  # (K,), the nearest sample of another class
@@ -82,23 +101,14 @@ class HardMinedCenterLoss(nn.Module):
             if self.mining == "batch":
                 classes = labels[to_own.amax(1).argmax()].view(1)
             else:
-                classes = torch.arange(num_labels, device=labels.device)
+                classes = torch.arange(len(centers), device=labels.device)
             share = has_pair[classes].to(features.dtype)
             share = share / share.sum().clamp(min=1)
 
         to_anchor = _squared_distance(features[anchor[classes]], centers[classes])
         to_negative = _squared_distance(features[negative[classes]], centers[classes])
         hinge = (to_anchor + self.margin - to_negative).relu()
-        loss = (share * hinge).sum()
-
-        with torch.no_grad():
-            self.active_fraction.copy_((share * (hinge > 0)).sum())
-            if self.training:
-                # No matrix product, which autocast would take in bfloat16.
-                residual = ((features[:, None] - centers) * own[:, :, None]).sum(0)  # (K, D)
-                residual = residual / own.sum(0).clamp(min=1)[:, None]
-                self.centers.copy_(centers + self.alpha * residual)
-        return loss
+        return (share * hinge).sum(), (share * (hinge > 0)).sum()
 
     def extra_repr(self) -> str:
         num_labels, feature_size = self.centers.shape

@@ -109,6 +109,23 @@ def test_equals_the_equations(mining, integers):
     assert min(losses) == 0 < max(losses)  # both sides of the hinge were met
 
 
+@pytest.mark.parametrize("classes", [5, 1])
+def test_without_mining_every_sample_is_drawn_to_its_centre(classes):
+    rng = np.random.default_rng(classes)
+    features, labels, centers = rng.normal(size=(30, 6)), rng.integers(0, classes, 30), rng.normal(size=(5, 6))
+    loss_fn = module(centers, margin=7.0, alpha=0.3, mining="none").train()
+    leaf = torch.tensor(features, requires_grad=True)
+    loss = loss_fn(leaf, torch.tensor(labels))
+    loss.backward()
+    residuals = features - centers[labels]
+    assert loss.item() == pytest.approx((residuals**2).sum() / 30)
+    np.testing.assert_allclose(leaf.grad, residuals / 30)
+    for index in range(5):
+        moved = 0.3 * residuals[labels == index].mean(0) if (labels == index).any() else 0
+        np.testing.assert_allclose(loss_fn.centers[index], centers[index] + moved)
+    assert loss_fn.active_fraction == 1
+
+
 def test_minings_differ():
     features, labels, centers = random_batch(3)
     values = [
