@@ -183,7 +183,8 @@ def _add_compare(commands) -> None:
             raise DatasetError(str(error)) from error
         shown = f", {compared['num_photographs']} photographs" if compared["num_photographs"] else ""
         print(
-            f"{args.split}: {compared['num_images']:,} images{shown}; 95 % intervals by a paired bootstrap over these"
+            f"{args.split}: {compared['num_images']:,} images{shown}; 95 % intervals by a paired bootstrap over these "
+            "and over the runs of each"
         )
         print(text_table(comparison_rows(compared)))
 

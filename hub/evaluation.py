@@ -4,6 +4,7 @@ import csv
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -161,58 +162,77 @@ def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
 
     Args:
         first: The output folders of one recipe, one for each seed.
-        second: Those of the other one, as many.
+        second: Those of the other one.
         split: Whose `<split>_predictions.csv` are compared.
 
     Returns:
         `first` and `second`, the accuracy of each run; `num_images`; `num_photographs`, None where they are not
-        known; and the figures of `hub.metrics.paired_bootstrap` for the means over the runs. It draws photographs:
-        those are what differs from one smear to the next, while runs share them.
+        known; and the figures of `hub.metrics.paired_bootstrap`, which draws both photographs and runs.
 
     Raises:
-        ValueError: The numbers of folders differ, or the files do not list the same images and classes.
+        ValueError: The files do not list the same images and classes.
         OSError: A file cannot be read.
     """
-    if len(first) != len(second) or not first:
-        raise ValueError(f"as many runs of the one as of the other are compared, got {len(first)} and {len(second)}")
-    tables = {folder: _read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
-    images, names = tables[first[0]][:2]
-    for folder, (others, other_names, _) in tables.items():
-        if (others, other_names) != (images, names):
+    tables = {folder: read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
+    one = tables[first[0]]
+    for folder, table in tables.items():
+        if (table.images, table.label_names) != (one.images, one.label_names):
             raise ValueError(f"{folder} and {first[0]} were not evaluated on the same images and classes of {split}")
-    references = np.array([names.index(label) for _, _, label in images])
-    predictions = {folder: np.array([names.index(name) for name in table[2]]) for folder, table in tables.items()}
-    photographs = [photograph for _, photograph, _ in images]
+    references, names = one.references, one.label_names
+    predictions = {folder: table.predictions for folder, table in tables.items()}
+    photographs = [photograph for _, photograph in one.images]
     compared = paired_bootstrap(
-        np.concatenate([predictions[folder] for folder in first]),
-        np.concatenate([predictions[folder] for folder in second]),
-        np.tile(references, len(first)),
+        *(np.stack([predictions[folder] for folder in runs]) for runs in (first, second)),
+        references,
         names,
-        # An image without a photograph stands for itself, in every run.
-        photographs=[photograph or file for file, photograph, _ in images] * len(first),
+        photographs=[photograph or None for photograph in photographs],
     )
     accuracy = {folder: float((prediction == references).mean()) for folder, prediction in predictions.items()}
     return {
         "first": [accuracy[folder] for folder in first],
         "second": [accuracy[folder] for folder in second],
-        "num_images": len(images),
+        "num_images": len(references),
         "num_photographs": len(set(photographs)) if all(photographs) else None,
     } | compared
 
 
-def _read_predictions(path: Path) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
-    """What `write_predictions` wrote: file, photograph and label of each image; the classes; the predicted ones."""
+@dataclass(frozen=True)
+class Predictions:
+    """What `write_predictions` wrote of N images and C classes.
+
+    Attributes:
+        images: The file and the photograph of each image; "" where the photograph is not known.
+        datasets: The data set that each is from, "" where that is not known.
+        label_names: The names of the classes.
+        references: int (N,), the true class ids.
+        predictions: int (N,), the predicted ones.
+        probabilities: float (N, C), rounded.
+    """
+
+    images: list[tuple[str, str]]
+    datasets: list[str]
+    label_names: list[str]
+    references: np.ndarray
+    predictions: np.ndarray
+    probabilities: np.ndarray
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read what `write_predictions` wrote. Raises `ValueError` if the file is another one, `OSError` without one."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or ())
         if not {"label", "prediction"} <= set(columns):
             raise ValueError(f"{path} has the columns {columns}; label and prediction were expected")
         rows = list(reader)
-    images = [
-        (row.get("file_name") or str(number), row.get("photograph") or "", row["label"])
-        for number, row in enumerate(rows)
-    ]
-    return images, columns[columns.index("prediction") + 1 :], [row["prediction"] for row in rows]
+    names = columns[columns.index("prediction") + 1 :]
+    return Predictions(
+        [(row.get("file_name") or str(number), row.get("photograph") or "") for number, row in enumerate(rows)],
+        [row.get("dataset") or "" for row in rows],
+        names,
+        *(np.array([names.index(row[name]) for row in rows]) for name in ("label", "prediction")),
+        np.array([[float(row[name]) for name in names] for row in rows]),
+    )
 
 
 def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:
@@ -229,9 +249,10 @@ def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:
         ValueError: The file is another one, or knows no photographs.
         OSError: It cannot be read.
     """
-    images, _, answers = _read_predictions(path)
+    table = read_predictions(path)
     files, wrong = Counter(), defaultdict(Counter)
-    for (_, photograph, label), answer in zip(images, answers, strict=True):
+    for (_, photograph), *ids in zip(table.images, table.references, table.predictions, strict=True):
+        label, answer = (table.label_names[index] for index in ids)
         if photograph:
             files[photograph, label] += 1
             if answer != label:

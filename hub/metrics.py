@@ -255,8 +255,8 @@ def bootstrap_intervals(
 
 
 def paired_bootstrap(
-    first: Sequence[int],
-    second: Sequence[int],
+    first: np.ndarray | Sequence[int],
+    second: np.ndarray | Sequence[int],
     references: Sequence[int],
     label_names: Sequence[str],
     *,
@@ -265,33 +265,45 @@ def paired_bootstrap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Compare two models' predictions of the same images: both see the same resamples of `bootstrap_intervals`.
+    """Compare two models, or two recipes by several runs each, by their predictions of the same images.
+
+    Both see the same resamples of photographs, those of `bootstrap_intervals`. Of a recipe's runs, each resample
+    draws, with replacement and independently of the photographs, as many as there are (the pigeonhole bootstrap; Owen
+    2007), so that the interval covers the choice of the seeds too, as well as so few runs can tell. A recipe of one
+    run counts as this one model: what another seed would have given, the interval does not know.
 
     Args:
-        first: N class ids that one model predicts, integers in [0, C).
-        second: N class ids that the other one predicts.
+        first: The class ids that one model predicts, integers in [0, C): (N,), or (R, N) of R runs of a recipe.
+        second: Those that the other one predicts, of any number of runs.
         references: N true class ids.
         label_names, photographs, resamples, confidence, seed: As for `bootstrap_intervals`.
 
     Returns:
-        For each of `accuracy`, `macro_recall` and `macro_f1`: `difference`, the first model's figure less the
-        second's; `low` and `high`, its interval; `p_value`, two-sided, of there being no difference: twice the share
-        of resamples on the rarer side of 0, with one resample added to it, at most 1.
+        For each of `accuracy`, `macro_recall` and `macro_f1`, over the answers of all runs together: `difference`, the
+        first model's figure less the second's; `low` and `high`, its interval; `p_value`, two-sided, of there being no
+        difference: twice the share of resamples on the rarer side of 0, with one resample added to it, at most 1.
 
     Raises:
-        ValueError: Lengths differ, or an id is no integer or out of range.
+        ValueError: Lengths differ, there is no run, or an id is no integer or out of range.
     """
     keys = _class_keys(label_names)
-    first, references = _in_range(first, references, len(keys))
-    second, _ = _in_range(second, references, len(keys))
+    references = _class_ids("references", references)
     clusters = _clusters(photographs, len(references))
     weights = _resampled_weights(clusters, references, resamples, seed)
     # The data themselves are the first row, so that point and resamples go the same way.
     weights = np.concatenate([np.ones_like(weights[:1]), weights])
-    one, other = (
-        _figures(_resampled_confusion(weights, clusters, predictions, references, len(keys)), keys)
-        for predictions in (first, second)
-    )
+    generator = np.random.default_rng([seed, 1])
+
+    def figures(runs) -> dict[str, np.ndarray]:
+        checked = [_in_range(run, references, len(keys))[0] for run in np.atleast_2d(runs)]
+        if not checked:
+            raise ValueError("got no run to compare; give the predictions of one at least")
+        confusion = [_resampled_confusion(weights, clusters, run, references, len(keys)) for run in checked]
+        times = generator.multinomial(len(checked), [1 / len(checked)] * len(checked), size=resamples)
+        times = np.concatenate([np.ones_like(times[:1]), times])
+        return _figures(np.einsum("br,rbij->bij", times, confusion), keys)
+
+    one, other = figures(first), figures(second)
     compared = {}
     for figure in ("accuracy", "macro_recall", "macro_f1"):
         difference, *drawn = one[figure] - other[figure]

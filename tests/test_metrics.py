@@ -348,6 +348,25 @@ def test_paired_bootstrap_against_scipy():
     assert [ours["low"], ours["high"]] == pytest.approx([expected.low, expected.high], abs=0.004)
 
 
+def test_the_seeds_of_two_recipes_widen_what_the_photographs_leave_open():
+    """A recipe whose runs lie far apart is not better for certain, however many images each of them has."""
+    rng = np.random.default_rng(0)
+    references = rng.integers(0, 2, 4000)
+
+    def run(accuracy):
+        return np.where(rng.random(4000) < accuracy, references, 1 - references)
+
+    first, second = [run(share) for share in (0.5, 0.6, 0.9)], [run(0.5) for _ in range(3)]
+    apart = metrics.paired_bootstrap(first, second, references, ["a", "b"])["accuracy"]
+    assert apart["difference"] == pytest.approx(1 / 6, abs=0.02)
+    # One of 27 resamples has the best run three times and one has the worst, each more than 2.5 %.
+    assert apart["low"] == pytest.approx(0, abs=0.05) and apart["high"] == pytest.approx(0.4, abs=0.05)
+    single = metrics.paired_bootstrap(first[2], second, references, ["a", "b"])["accuracy"]
+    assert single["difference"] == pytest.approx(0.4, abs=0.02) and single["high"] - single["low"] < 0.06
+    with pytest.raises(ValueError, match="got no run"):
+        metrics.paired_bootstrap(first, np.empty((0, 4000), int), references, ["a", "b"])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
