@@ -40,11 +40,13 @@ from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
 from hub.repository import HTTP_ERRORS, one_line
+from hub.rivals import RIVALS, describe_rival, divide_logits, load_rival, normalization_of, rival_of
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor, WBCModel
 from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
 logger = logging.getLogger(__name__)
 
+PAPERS = "ibn-resnet34"
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
 # So many training images tell what a smear looks like.
@@ -223,11 +225,20 @@ class DataArguments:
 
 @dataclass
 class ModelArguments:
+    architecture: str | None = field(
+        default=None,
+        metadata={
+            "choices": [PAPERS, *RIVALS],
+            "help": f"The network: the paper's, or one that it is compared with, trained with cross entropy alone; "
+            f"these need timm. Default: that of the weights, or '{PAPERS}'.",
+        },
+    )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
             "help": f"Where the weights start: a ResNet-34 by id or folder, an output folder of this script, or "
-            f"'none' for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet), and 'none' for drawn cells."
+            f"'none' for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet) or what timm has for the architecture, "
+            "and 'none' for drawn cells."
         },
     )
     norm_layout: str | None = field(
@@ -243,13 +254,16 @@ class ModelArguments:
         default=None,
         metadata={
             "choices": list(MINING),
-            "help": "The pairs of the centre loss: the batch's hardest, or every class's. Default: that of the "
-            "weights, or 'batch'.",
+            "help": "The pairs of the centre loss: the batch's hardest, or every class's; 'none' is the plain centre "
+            "loss. Default: that of the weights, or 'batch'.",
         },
     )
     image_size: int | None = field(
         default=None,
-        metadata={"help": "Height and width in pixels that fields are squeezed to. Default: the weights', or 224."},
+        metadata={
+            "help": "Height and width in pixels that fields are squeezed to. Default: the weights', or 224, "
+            "of Inception and Xception 299."
+        },
     )
     calibrate: bool = field(
         default=False,
@@ -445,8 +459,8 @@ class WBCTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.memory_format = memory_format
         self.balanced = balanced
-        # Sums of cross entropy, centre loss, active fraction and accuracy over the steps since the last line of log.
-        self.sums = torch.zeros(4, device=self.args.device)
+        # Sums over the steps since the last line of log, of which the Trainer itself logs the loss alone.
+        self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
     def _get_train_sampler(self, train_dataset=None):
@@ -460,31 +474,35 @@ class WBCTrainer(Trainer):
         loss = outputs["loss"]
         if model.training:
             labels = inputs["labels"]
+            # Of the paper's loss, what the rivals do not have.
+            center_loss = outputs.get("center_loss")
+            weight = 0.0 if center_loss is None else self.model.config.center_loss_weight
             if self.args.label_smoothing_factor:
                 loss = F.cross_entropy(
                     outputs["logits"].float(), labels, label_smoothing=self.args.label_smoothing_factor
                 )
-                loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
+                if center_loss is not None:
+                    loss = loss + weight * center_loss
             if not torch.isfinite(loss):
-                weight = self.model.config.center_loss_weight
                 raise TrainingError(
                     f"the loss is {loss.item()} at step {self.state.global_step + 1}. Lower --learning_rate (now "
                     f"{self.args.learning_rate}) or --center_loss_weight (now {weight}), or clip with "
                     f"--max_grad_norm 1, and start again{self._or_resume()}"
                 )
-            accuracy = (outputs["logits"].argmax(-1) == labels).float().mean()
-            active = self.model.center_loss.active_fraction
-            with torch.no_grad():
-                self.sums += torch.stack((outputs["cross_entropy"], outputs["center_loss"], active, accuracy))
+            logged = {"accuracy": (outputs["logits"].argmax(-1) == labels).float().mean()}
+            if center_loss is not None:
+                logged["cross_entropy"], logged["center_loss"] = outputs["cross_entropy"], center_loss
+                logged["active_fraction"] = self.model.center_loss.active_fraction
+            for name, value in logged.items():
+                self.sums[name] = self.sums.get(name, 0) + value.detach()
             self.steps += 1
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs, start_time=None):
         if "loss" in logs and self.steps:
-            means = self.accelerator.reduce(self.sums / self.steps, "mean").tolist()
-            names = ("cross_entropy", "center_loss", "active_fraction", "accuracy")
-            logs |= {name: round(value, 4) for name, value in zip(names, means, strict=True)}
-            self.sums.zero_()
+            means = self.accelerator.reduce(torch.stack([*self.sums.values()]) / self.steps, "mean").tolist()
+            logs |= {name: round(value, 4) for name, value in zip(self.sums, means, strict=True)}
+            self.sums.clear()
             self.steps = 0
         # A confusion matrix is for the results file, not for a curve.
         super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
@@ -596,8 +614,9 @@ def only_of(dataset, name: str):
 
 def base_weights(model_args: ModelArguments, data_args: DataArguments) -> str | None:
     """Where the weights start: an id or a folder, or None for random ones."""
-    default = IMAGENET_WEIGHTS if data_args.dataset_name else "none"
-    source = model_args.model_name_or_path or default
+    rival = RIVALS.get(model_args.architecture)
+    imagenet = rival.weights if rival else IMAGENET_WEIGHTS
+    source = model_args.model_name_or_path or (imagenet if data_args.dataset_name else "none")
     return None if source == "none" else source
 
 
@@ -615,9 +634,17 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
     }
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     try:
-        if source is None:
-            if not do_train:
-                raise TrainingError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+        if source is None and not do_train:
+            raise TrainingError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+        held = None if source is None else rival_of(source)
+        architecture = args.architecture or held or PAPERS
+        if architecture in RIVALS:
+            if others := sorted(overrides.keys() - {"image_size"}):
+                raise TrainingError(f"--{others[0]} belongs to {PAPERS}; leave it out for {architecture}.")
+            model = load_rival(architecture, source, names, args.image_size, do_train)
+        elif held is not None:
+            raise TrainingError(f"{source} holds {held}, which --architecture {PAPERS} does not start from.")
+        elif source is None:
             model = WBCForImageClassification(WBCConfig(**labels, **overrides))
         else:
             config = WBCConfig.from_pretrained(source, **overrides)
@@ -641,19 +668,22 @@ def load_model(args: ModelArguments, source: str | None, names: list[str], do_tr
             f"could not load the weights {source}: {reason} Name a folder or another id as --model_name_or_path, or "
             "'none' to start from random weights."
         ) from error
-
+    except (ValueError, ImportError) as error:
+        raise TrainingError(f"{one_line(error).rstrip('.')}.") from error
     return model
 
 
-def load_image_processor(source: str | None, image_size: int, find_cell: bool | None) -> WBCImageProcessor:
-    """The image processor to train and evaluate with: that of the weights, if they are this classifier's, or a new
-    one, in either case for `image_size`, and with `find_cell` if it is not None."""
+def load_image_processor(
+    source: str | None, image_size: int, find_cell: bool | None, normalization: dict | None = None
+) -> WBCImageProcessor:
+    """The image processor to train and evaluate with: that of the weights, if they were trained here, or a new one
+    with `normalization`, in either case for `image_size`, and with `find_cell` if it is not None."""
     known = {}
     if source is not None:
         with suppress(OSError):  # not every folder of weights has one
             known, _ = WBCImageProcessor.get_image_processor_dict(source)
     if known.get("image_processor_type") != WBCImageProcessor.__name__:
-        known = {"do_find_cell": False}
+        known = {"do_find_cell": False} | (normalization or {})
     known |= {"size": {"height": image_size, "width": image_size}}
     if find_cell is not None:
         known["do_find_cell"] = find_cell
@@ -665,16 +695,37 @@ def write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def calibrate(trainer: WBCTrainer, images: CellImages) -> None:
-    """Fits what tells smears from other images to training images, temperature and limit to the validation split.
+def calibrate(trainer: WBCTrainer, images: CellImages) -> str:
+    """Fits temperature and limit to the validation split, and what tells smears from other images to training images.
 
-    `images` are those of the training split, stained as any lab could, and otherwise unchanged.
+    `images` are those of the training split, stained as any lab could, and otherwise unchanged. A rival has the
+    temperature alone. Returns what was fitted, in words.
     """
-    model, config = trainer.model, trainer.model.config
-    rows = evenly_drawn(images.origins, SMEARS_FITTED, images.seed)
-    model.eval()
+    model, validation = trainer.model, trainer.eval_dataset
+    is_rival = not isinstance(model, WBCForImageClassification)
+    if not is_rival:
+        model.config.temperature = 1.0
+        fit_smears(trainer, images)
+    output = trainer.predict(validation, metric_key_prefix="calibration")
+    temperature = fit_temperature(logits_of(output.predictions), output.label_ids)
+    fitted = f"temperature {temperature:.3f}"
+    if is_rival:
+        divide_logits(model, temperature)
+    else:
+        model.config.temperature = temperature
+        model.config.max_novelty = choose_limit(output.predictions[2], validation.origins)
+        fitted += f", known up to a novelty of {model.config.max_novelty:.2f}"
+    logger.info(f"fitted to {len(validation)} images of validation: {fitted}")
+    return f"{fitted}, by validation"
+
+
+def fit_smears(trainer: WBCTrainer, images: CellImages) -> None:
+    """Fits [`SmearNovelty`] to the images, or to `SMEARS_FITTED` of them."""
+    model = trainer.model.eval()
     statistics = []
-    for batch in trainer.get_eval_dataloader(torch.utils.data.Subset(images, rows)):
+    for batch in trainer.get_eval_dataloader(
+        torch.utils.data.Subset(images, evenly_drawn(images.origins, SMEARS_FITTED, images.seed))
+    ):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             stage = model.resnet.encoder.stages[0](model.resnet.embedder(pixel_values))
@@ -683,15 +734,10 @@ def calibrate(trainer: WBCTrainer, images: CellImages) -> None:
     model.novelty.mean.copy_(torch.from_numpy(mean))
     model.novelty.whitening.copy_(torch.from_numpy(whitening))
 
-    images, config.temperature = trainer.eval_dataset, 1.0
-    output = trainer.predict(images, metric_key_prefix="calibration")
-    logits, _, novelty = output.predictions
-    config.temperature = fit_temperature(logits, output.label_ids)
-    config.max_novelty = choose_limit(novelty, images.origins)
-    logger.info(
-        f"fitted to {len(rows)} images of train and {len(images)} of validation: temperature "
-        f"{config.temperature:.3f}, known up to a novelty of {config.max_novelty:.2f}"
-    )
+
+def logits_of(predictions) -> np.ndarray:
+    """The logits among what the Trainer predicts: of a rival that is all there is."""
+    return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
 def evenly_drawn(origins: list[str], count: int, seed: int) -> list[int]:
@@ -705,17 +751,20 @@ def evenly_drawn(origins: list[str], count: int, seed: int) -> list[int]:
 def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], split: str, seen_fields: set) -> dict:
     """Figures of one split, also written to `<split>_results.json`, and its predictions, `<split>_predictions.csv`."""
     output = trainer.predict(images, metric_key_prefix=split)
-    logits, distance, novelty = output.predictions
-    limit = trainer.model.config.max_novelty
+    logits = logits_of(output.predictions)
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    known = None if limit is None else novelty <= limit
+    known, scores = None, {}
+    if isinstance(trainer.model, WBCForImageClassification):
+        _, distance, novelty = output.predictions
+        scores = {"distance": map("{:.4f}".format, distance), "novelty": map("{:.4f}".format, novelty)}
+        if (limit := trainer.model.config.max_novelty) is not None:
+            known = novelty <= limit
     results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, known)
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         write_json(folder / f"{split}_results.json", results)
-        columns |= {"distance": map("{:.4f}".format, distance), "novelty": map("{:.4f}".format, novelty)}
-        write_predictions(folder / f"{split}_predictions.csv", logits, output.label_ids, names, columns)
+        write_predictions(folder / f"{split}_predictions.csv", logits, output.label_ids, names, columns | scores)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
         if results["subsets"]:
             print(f"\n{split}, in parts\n{text_table(parts_rows(results))}")
@@ -736,7 +785,7 @@ def main(arguments: list[str] | None = None) -> None:
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if args.use_cpu and launched and os.environ.get("OMP_NUM_THREADS") == "1":
         # What launchers set unless told otherwise: it suits a GPU's process and leaves the other cores idle.
-        torch.set_num_threads(max(1, os.cpu_count() // args.world_size))
+        torch.set_num_threads(max(1, cpu_count() // args.world_size))
 
     with args.main_process_first(desc="loading the dataset"):
         dataset = hub_dataset.load(data_args.dataset_name, data_args.dataset_config_name)
@@ -757,10 +806,13 @@ def main(arguments: list[str] | None = None) -> None:
     names = dataset[needed[0]].features["label"].names
     source = base_weights(model_args, data_args)
     model = load_model(model_args, source, names, args.do_train)
-    image_processor = load_image_processor(source, model.config.image_size, data_args.find_cell)
+    is_rival = not isinstance(model, WBCForImageClassification)
+    image_processor = load_image_processor(
+        source, model.config.image_size, data_args.find_cell, normalization_of(model) if is_rival else None
+    )
     if image_processor.do_find_cell and args.dataloader_num_workers == 0:
         # So that the network does not wait for windows to be found.
-        args.dataloader_num_workers = max(1, min(8, (os.cpu_count() or 1) // args.world_size - 1))
+        args.dataloader_num_workers = max(1, min(8, cpu_count() // args.world_size - 1))
     memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
     model = model.to(memory_format=memory_format)
     # The model's order of the classes counts, which need not be the dataset's.
@@ -789,7 +841,7 @@ def main(arguments: list[str] | None = None) -> None:
         eval_dataset=images("validation") if "validation" in dataset else None,
         processing_class=image_processor,
         compute_metrics=lambda output: metric.compute(
-            predictions=output.predictions[0].argmax(-1), references=output.label_ids, label_names=names
+            predictions=logits_of(output.predictions).argmax(-1), references=output.label_ids, label_names=names
         ),
         optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
         memory_format=memory_format,
@@ -799,22 +851,23 @@ def main(arguments: list[str] | None = None) -> None:
     if args.do_train:
         trainer.add_callback(AugmentationEpoch(trainer.train_dataset))
         metrics = trainer.train(resume_from_checkpoint=resume).metrics
+        calibration = "none"
         if trainer.eval_dataset is not None:
-            calibrate(trainer, images("train", stain=ANY_LAB))
+            calibration = calibrate(trainer, images("train", stain=ANY_LAB))
         with trainer.saving(Path(args.output_dir)):
             trainer.save_model(_internal_call=True)  # pushed below, with its card
             trainer.save_state()
             if trainer.is_world_process_zero():
-                metrics |= describe_training(trainer, model_args, data_args, metrics["train_runtime"])
+                metrics |= describe_training(trainer, model_args, data_args, calibration, metrics["train_runtime"])
                 write_json(Path(args.output_dir, "train_results.json"), metrics)
     elif model_args.calibrate:
-        calibrate(trainer, images("train", stain=ANY_LAB))
+        calibration = calibrate(trainer, images("train", stain=ANY_LAB))
         with trainer.saving(Path(args.output_dir)):
             trainer.save_model(_internal_call=True)
             trained = Path(args.output_dir, "train_results.json")
             if trainer.is_world_process_zero() and trained.is_file():
                 metrics = json.loads(trained.read_text())
-                metrics["recipe"]["Calibration"] = describe_calibration(model.config)
+                metrics["recipe"]["Calibration"] = calibration
                 write_json(trained, metrics)
     if args.do_eval:
         has_fields = "train" in dataset and "field" in dataset["train"].column_names
@@ -823,32 +876,46 @@ def main(arguments: list[str] | None = None) -> None:
             if split in dataset:
                 results = evaluate_split(trainer, images(split), names, split, seen_fields)
         if trainer.is_world_process_zero():
-            write_report(args.output_dir, dataset, data_args.dataset_name, results, names, trainer.hub_model_id)
+            write_report(
+                args.output_dir,
+                dataset,
+                data_args.dataset_name,
+                results,
+                names,
+                rival=describe_rival(model) if is_rival else None,
+                model_id=trainer.hub_model_id,
+            )
     if args.push_to_hub:
         trainer.push_to_hub()
 
 
-def describe_calibration(config: WBCConfig) -> str:
-    if config.max_novelty is None:
-        return "none"
-    return f"temperature {config.temperature:.3f}, known up to a novelty of {config.max_novelty:.2f}, by validation"
+def cpu_count() -> int:
+    """The CPUs that this process may run on, which in a container or under taskset are not all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float) -> dict:
+def describe_training(trainer: WBCTrainer, model_args, data_args, calibration: str, runtime: float) -> dict:
     """What the model card tells of a training run, as `train_results.json` keeps it."""
     args, config, processor = trainer.args, trainer.model.config, trainer.processing_class
     processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
     batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
+    size = f"{config.image_size} x {config.image_size} px"
+    if isinstance(trainer.model, WBCForImageClassification):
+        network = f"ResNet-34, norm layout {config.norm_layout}, {size}"
+        mined = f"mining {config.mining}, margin {config.center_loss_margin}, "
+        kind, terms = ("centre loss", "") if config.mining == "none" else ("hard-mined centre loss", mined)
+        loss = f"cross entropy + {config.center_loss_weight} x {kind} ({terms}alpha {config.center_loss_alpha})"
+    else:
+        network, loss = f"{describe_rival(trainer.model)}, {size}", "cross entropy"
     return {
         "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
         "dataset": data_args.dataset_name,
         "base_model": base_weights(model_args, data_args),
         "recipe": {
-            "Network": f"ResNet-34, norm layout {config.norm_layout}, {config.image_size} x {config.image_size} px",
-            "Loss": f"cross entropy + {config.center_loss_weight} x hard-mined centre loss (mining {config.mining}, "
-            f"margin {config.center_loss_margin}, alpha {config.center_loss_alpha})",
+            "Network": network,
+            "Loss": loss,
             "Images": (
                 f"windows around cells, side {processor.window_size} in units of '{processor.window_unit}', "
                 "in training varied in place and size"
@@ -865,7 +932,7 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
             "Batch": batch,
             "Epochs": round(trainer.state.epoch, 2),
             "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-            "Calibration": describe_calibration(config),
+            "Calibration": calibration,
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
             "Seconds of the last run": round(runtime),
@@ -875,11 +942,18 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, runtime: float
 
 
 def write_report(
-    output_dir: str, dataset, dataset_name: str | None, results: dict, names: list[str], model_id: str | None
+    output_dir: str,
+    dataset,
+    dataset_name: str | None,
+    results: dict,
+    names: list[str],
+    rival: str | None,
+    model_id: str | None,
 ) -> None:
     """Plots and model card in the output folder, of its weights' training and the evaluation just made.
 
-    `model_id` is the id that the model has on the Hub, if it is pushed there.
+    `rival` says what network it is, if it is not the paper's; `model_id` is the id that the model has on the Hub, if
+    it is pushed there.
     """
     folder = Path(output_dir)
     bccd = hub_dataset.class_counts(dataset["test"]) == hub_dataset.BCCD_PUBLISHED["test"]
@@ -903,6 +977,7 @@ def write_report(
         recipe=training["recipe"],
         synthetic=dataset_name is None,
         bccd=bccd,
+        rival=rival,
         model_id=model_id,
     )
 

@@ -33,6 +33,7 @@ _PLOTS = {
     "reliability.png": "Reliability diagram",
     "learning_curves.png": "Learning curves",
 }
+_PAPERS_TAGS = ("resnet", "ibn-net", "center-loss")
 _DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}
 _EXAMPLES = Path(__file__).parents[1] / "examples"
 ONNX_NAME = "onnx/model.onnx"
@@ -62,6 +63,7 @@ def write_card(
     synthetic: bool = False,
     bccd: bool = False,
     several: bool = False,
+    rival: str | None = None,
     model_id: str | None = None,
     dataset_id: str | None = None,
     parts: Mapping[str, tuple[str, dict]] | None = None,
@@ -85,6 +87,7 @@ def write_card(
         synthetic: The model was trained and measured on drawn cells; the card says so first of all.
         bccd: The data are BCCD; the card then tells the limits of its test split.
         several: The data are of more labs than BCCD's: beside all of them the paper's figures say nothing.
+        rival: What network it is, if it is not the paper's (`hub.rivals`).
         model_id: The id the model is to have on the Hub; the folder's name where there is none yet.
         dataset_id: That of the dataset. Default: `dataset_name`, if it is one.
         parts: What the metadata tell in place of `results`: for each configuration of the dataset, the name of the
@@ -114,7 +117,7 @@ def write_card(
         license="apache-2.0",
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["white-blood-cell", "hematology", "microscopy", "medical", "resnet", "ibn-net", "center-loss"],
+        tags=["white-blood-cell", "hematology", "microscopy", "medical", *(() if rival else _PAPERS_TAGS)],
         datasets=dataset_id and [dataset_id],
         base_model=base_model and _hub_id(base_model),
         metrics=[kind for _, kind, _ in _METRICS],
@@ -156,6 +159,7 @@ def write_card(
         parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
         kept="kept" in results,
         several=several,
+        rival=rival,
         sections=sections,
         onnx=(folder / ONNX_NAME).is_file(),
         plots={name: title for name, title in _PLOTS.items() if (folder / name).is_file()},
