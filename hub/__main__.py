@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_compare(commands)
     _add_foreign(commands)
     _add_mistakes(commands)
+    _add_tables(commands)
     args = parser.parse_args(argv)
     try:
         args.run(args)
@@ -226,6 +227,35 @@ def _add_mistakes(commands) -> None:
         print(text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)]))
 
     mistakes.set_defaults(run=run)
+
+
+def _add_tables(commands) -> None:
+    tables = commands.add_parser(
+        "tables", help="train the paper's rivals and what its ideas are worth, as far as missing, and report"
+    )
+    tables.add_argument("--output", type=Path, metavar="DIR", required=True, help="folder of the rows and the report")
+    tables.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="DIR",
+        default=BUILT,
+        help=f"the two labs, by `python -m hub dataset build blood8` (default: {BUILT})",
+    )
+    tables.add_argument(
+        "--rows", nargs="+", metavar="NAME", help="only these, by name or table; * stands for anything (default: all)"
+    )
+    tables.add_argument(
+        "--budget",
+        nargs=2,
+        type=int,
+        metavar=("EPOCHS", "PIXELS"),
+        help="of all rows alike (default: 10 epochs at the size that each network was made for)",
+    )
+    tables.add_argument(
+        "--imagenet", action="store_true", help="start the rivals from ImageNet weights, and add rows that do"
+    )
+    tables.add_argument("--report", action="store_true", help="train nothing, only report what is there")
+    tables.set_defaults(run=_later("hub.tables"))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from sklearn.decomposition import PCA
 
 from hub.metrics import confidence_bins
 
 # Okabe & Ito (2008), told apart with every common colour blindness.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+_BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _CURVES = (_BLUE, _ORANGE, _GREEN)
 _GREY = "#555555"
 _DPI = 160
@@ -107,6 +108,77 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
+def plot_runs(histories: Mapping[str, Sequence[Sequence[dict]]], path: str | Path) -> None:
+    """Draw training cross entropy and validation accuracy of several recipes over the epochs, a line for each run.
+
+    Args:
+        histories: By the recipe's title, `state.log_history` of each of its runs; see `plot_learning_curves`.
+        path: The PNG to write.
+
+    Raises:
+        ValueError: There is no recipe, or more than four.
+    """
+    colors = (*_CURVES, _PINK)
+    if not 0 < len(histories) <= len(colors):
+        raise ValueError(f"expected one to {len(colors)} recipes, got {len(histories)}")
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for axes, (title, key) in zip(
+        panels, (("Training cross entropy", "cross_entropy"), ("Validation accuracy", "eval_accuracy")), strict=True
+    ):
+        for (name, runs), color in zip(histories.items(), colors, strict=False):
+            for number, history in enumerate(runs):
+                for epochs, values, *_ in _points(history, [(key,)]):
+                    marker = "o" if len(epochs) <= _MARKED and key == "eval_accuracy" else None
+                    look = {"color": color, "alpha": 0.75, "linewidth": 1.3, "marker": marker, "markersize": 4}
+                    axes.plot(epochs, values, label=None if number else name, **look)
+        _dress(axes, title, legend=False)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_embeddings(
+    embedded: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]], label_names: Sequence[str], path: str | Path
+) -> None:
+    """Draw the embeddings of several models side by side, each on its own two first principal components.
+
+    Args:
+        embedded: By the model's title, embeddings (N, D), class ids (N,) and class centres (K, D).
+        label_names: The K names.
+        path: The PNG to write.
+
+    Raises:
+        ValueError: There is no model, or another number of classes than two to four.
+    """
+    colors = (*_CURVES, _PINK)
+    if not embedded or not 1 < len(label_names) <= len(colors):
+        raise ValueError(f"expected models of two to {len(colors)} classes, got {len(embedded)} of {len(label_names)}")
+    figure = Figure(figsize=(4.6 * len(embedded), 4.8), layout="constrained")
+    panels = figure.subplots(1, len(embedded), squeeze=False)[0]
+    for axes, (title, (embeddings, labels, centers)) in zip(panels, embedded.items(), strict=True):
+        pca = PCA(2, random_state=0).fit(embeddings)
+        points, middles = pca.transform(embeddings), pca.transform(centers)
+        for index, (name, color) in enumerate(zip(label_names, colors, strict=False)):
+            x, y = points[labels == index].T
+            axes.scatter(x, y, s=6, color=color, alpha=0.35, linewidths=0, label=name)
+            axes.scatter(*middles[index], s=130, marker="*", color=color, edgecolors="black", linewidths=1, zorder=3)
+        first, second = pca.explained_variance_ratio_
+        axes.set_xlabel(f"First component, {first:.0%} of the variance")
+        axes.set_ylabel(f"Second component, {second:.0%}")
+        axes.set_title(title, fontsize=12, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.spines[["left", "bottom"]].set_color(_GREY)
+        axes.tick_params(colors=_GREY)
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+        handle.set_sizes([30])
+    figure.savefig(path, dpi=_DPI)
+
+
 def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, bins: int = 15) -> None:
     """Draw how often answers are right against how sure they are, and how many there are of each sureness.
 
@@ -173,7 +245,7 @@ def _points(log_history: Sequence[dict], curves: list[tuple]) -> list[tuple]:
     return drawn
 
 
-def _dress(axes: Axes, title: str) -> None:
+def _dress(axes: Axes, title: str, legend: bool = True) -> None:
     axes.set_title(title, fontsize=12, loc="left")
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -188,4 +260,5 @@ def _dress(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GREY)
     axes.tick_params(colors=_GREY)
-    axes.legend(frameon=False, fontsize=9)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
