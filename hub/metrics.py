@@ -517,10 +517,10 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Like `text_table`, as a Markdown table whose head is the first row."""
+def markdown_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """Like `text_table`, as a Markdown table whose head is the first row, and `names` columns to the left."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
-    return "\n".join([head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body])
+    return "\n".join([head, "|" + " --- |" * names + " ---: |" * (len(rows[0]) - names), *body])
 
 
 def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
