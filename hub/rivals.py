@@ -150,3 +150,5 @@ def _initialize(model: PreTrainedModel) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear | nn.LSTM):
             module.reset_parameters()
+        elif hasattr(module, "zero_init_last"):  # a residual block of timm's, which starts switched off too
+            module.zero_init_last()

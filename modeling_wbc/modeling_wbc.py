@@ -264,6 +264,10 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
                 for block in stage.layers:
                     norm = nn.InstanceNorm2d(config.hidden_sizes[index], affine=True)
                     block.activation = nn.Sequential(OrderedDict(normalization=norm, activation=block.activation))
+            for block in stage.layers:
+                # Random weights start with every residual branch switched off (Goyal et al. 2017, section 5.1):
+                # switched on, the first steps at a learning rate that suits the later ones make the loss leap.
+                init.zeros_(block.layer[-1].normalization.weight)
 
     @can_return_tuple
     def forward(

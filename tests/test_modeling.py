@@ -248,12 +248,13 @@ def test_a_block_computes_what_its_layout_says(layout):
         x = result
 
 
-def test_initialisation_is_that_of_resnet():
-    """Norms start as the identity, centres at zero, also when a model starts on the meta device."""
+def test_norms_start_as_the_identity_and_residual_branches_switched_off():
+    """And the centres at zero."""
     model = WBCForImageClassification(tiny_config(norm_layout="ibn-in"))
+    ends = {block.layer[-1].normalization for _, _, block in blocks(model.resnet)}
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d)):
-            assert (module.weight == 1).all()
+            assert (module.weight == (0 if module in ends else 1)).all()
             assert not module.bias.any()
         if isinstance(module, nn.BatchNorm2d):
             assert not module.running_mean.any()
