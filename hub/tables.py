@@ -119,6 +119,7 @@ def _ablation(norm: str, loss: str = "hard", augment: str = "paper", start: str 
 REFERENCE = "bn-ce"
 PAPERS = "ibn-hard"
 _FIELDS = "ibn-hard-field"
+_CURVES = (REFERENCE, "bn-hard", "ibn-ce", PAPERS)
 ROWS = (
     *(_ablation(norm, loss, seeds=3) for norm in ("bn", "ibn") for loss in ("ce", "hard")),
     *(_ablation(norm) for norm in ("ibn-a", "ibn-b", "ibn-in")),
@@ -389,7 +390,7 @@ def write_report(output: Path) -> None:
     histories = {}
     for row in ROWS:
         folders = _finished(output, row, "bccd")
-        if row.table == "ablations" and row.seeds > 1 and folders:
+        if row.name in _CURVES and folders:
             histories[", ".join(row.cells[:2])] = [
                 json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
                 for folder in folders.values()
@@ -558,8 +559,8 @@ def report(results: dict) -> list[tuple[str, str]]:
     epochs = f"{budget['epochs']:g} epoch{'s' * (budget['epochs'] != 1)} at {size}"
     start = "ImageNet weights" if results["plan"]["imagenet"] else "random weights, drawn alike for all"
     intervals = (
-        "Intervals are those of 95 %, of accuracies over photographs, as which PBC's cells count one by one, of "
-        "differences over photographs and runs"
+        "95 % intervals of accuracies are over photographs, each of PBC's cells being one, those of differences over "
+        "photographs and runs"
     )
     tables = []
 
@@ -636,7 +637,8 @@ def report(results: dict) -> list[tuple[str, str]]:
             )
         )
     costs = results.get("costs", {"networks": {}})
-    if norms := [name for name in NORM_LAYOUTS if name in costs["networks"]]:
+    ablated = {row.network for row in ROWS if row.table == "ablations" and row.name in measured}
+    if norms := [name for name in NORM_LAYOUTS if name in ablated & costs["networks"].keys()]:
         rows = [[norm, *_cost_cells(results, norm)] for norm in norms]
         tables.append((f"What the norms cost on {costs['device']}.", markdown_table([["Norm", *_COSTS], *rows])))
     return tables
@@ -653,8 +655,8 @@ def _widened(results: dict) -> str:
     if spread is None:
         return ""
     return (
-        "; where one side is a single run, they are wider by what the seed does to the rows of several, on TEST a "
-        f"standard deviation of {100 * spread:.1f} points"
+        "; where one side is a single run, they are widened by what another seed does to the rows of several, on TEST "
+        f"a standard deviation of {100 * spread:.1f} points"
     )
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score
 
 from hub import dataset as hub_dataset
+from hub import tables
 from hub.__main__ import main
 from hub.dataset import BCCD_CLASSES, PBC_CLASSES
 from hub.evaluation import write_predictions
@@ -223,6 +224,19 @@ def test_the_report_shows_what_is_there_and_no_more(output, capsys):
         colours = np.asarray(image.convert("RGB")).reshape(-1, 3)
     for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0x00, 0x9E, 0x73)):  # a recipe each
         assert (np.abs(colours.astype(int) - colour).max(1) < 80).any()
+
+
+def test_the_curves_are_those_of_every_run_of_the_four_recipes(output, monkeypatch):
+    """Rows that differ from these in start or augmentation alone are none of them."""
+    write_run(output, "ibn-hard-strong", "bccd", 1, 0.5, np.random.default_rng(1))
+    drawn = {}
+    monkeypatch.setattr(tables, "plot_runs", lambda histories, path: drawn.update(histories))
+    tables.write_report(output)
+    assert {name: len(runs) for name, runs in drawn.items()} == {
+        "bn, cross entropy": 3,
+        "ibn, cross entropy": 1,
+        "ibn, + hard-mined centre": 3,
+    }
 
 
 # --- Real runs ---
