@@ -625,10 +625,11 @@ def report(results: dict) -> list[tuple[str, str]]:
             )
         ],
     )
-    searched = {(row.cells, row.name) for row in ROWS if row.table == "search"}
-    searched = sorted(searched | {((str(CENTER_LOSS_WEIGHT), "1.0"), PAPERS)})
-    found = [(cells, measured[name]["bccd"]["validation"]) for cells, name in searched if name in measured]
-    if len(found) > 1:
+    searched = {row.name: row.cells for row in ROWS if row.table == "search"}
+    if searched.keys() & measured.keys():
+        searched[PAPERS] = (str(CENTER_LOSS_WEIGHT), "1.0")
+        there = sorted((cells, name) for name, cells in searched.items() if "bccd" in measured.get(name, {}))
+        found = [(cells, measured[name]["bccd"]["validation"]) for cells, name in there]
         rows = [[*cells, _each(validation), _with_interval(validation)] for cells, validation in found]
         tables.append(
             (
