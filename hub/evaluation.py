@@ -170,30 +170,34 @@ def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
         known; and the figures of `hub.metrics.paired_bootstrap`, which draws both photographs and runs.
 
     Raises:
-        ValueError: The files do not list the same images and classes.
+        ValueError: There is no run of the one or the other, or the files do not list the same images and classes.
         OSError: A file cannot be read.
     """
+    if not first or not second:
+        raise ValueError(f"runs of both are compared, got {len(first)} and {len(second)}")
     tables = {folder: read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
     one = tables[first[0]]
     for folder, table in tables.items():
         if (table.images, table.label_names) != (one.images, one.label_names):
             raise ValueError(f"{folder} and {first[0]} were not evaluated on the same images and classes of {split}")
-    references, names = one.references, one.label_names
-    predictions = {folder: table.predictions for folder, table in tables.items()}
     photographs = [photograph for _, photograph in one.images]
-    compared = paired_bootstrap(
-        *(np.stack([predictions[folder] for folder in runs]) for runs in (first, second)),
-        references,
-        names,
-        photographs=[photograph or None for photograph in photographs],
-    )
-    accuracy = {folder: float((prediction == references).mean()) for folder, prediction in predictions.items()}
+    sides = [[tables[folder] for folder in runs] for runs in (first, second)]
     return {
-        "first": [accuracy[folder] for folder in first],
-        "second": [accuracy[folder] for folder in second],
-        "num_images": len(references),
+        "first": [run.accuracy for run in sides[0]],
+        "second": [run.accuracy for run in sides[1]],
+        "num_images": len(one.references),
         "num_photographs": len(set(photographs)) if all(photographs) else None,
-    } | compared
+    } | compare_predictions(*sides)
+
+
+def compare_predictions(first: Sequence["Predictions"], second: Sequence["Predictions"]) -> dict:
+    """What `hub.metrics.paired_bootstrap` says of the runs of two recipes on the same images, in the same order."""
+    return paired_bootstrap(
+        *(np.stack([run.predictions for run in runs]) for runs in (first, second)),
+        first[0].references,
+        first[0].label_names,
+        photographs=[photograph or None for _, photograph in first[0].images],
+    )
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,11 @@ class Predictions:
     references: np.ndarray
     predictions: np.ndarray
     probabilities: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right predictions, in [0, 1]."""
+        return float((self.predictions == self.references).mean())
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -9,7 +9,6 @@ import argparse
 import fnmatch
 import itertools
 import json
-import logging
 import math
 import platform
 import shutil
@@ -32,14 +31,12 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.dataset import BCCD_CLASSES, DatasetError, load, writing
-from hub.evaluation import Predictions, read_predictions
-from hub.metrics import bootstrap_intervals, expected_calibration_error, markdown_table, paired_bootstrap
+from hub.evaluation import Predictions, compare_predictions, read_predictions
+from hub.metrics import bootstrap_intervals, expected_calibration_error, markdown_table
 from hub.plots import plot_embeddings, plot_runs
 from hub.rivals import RIVALS, load_rival
 from modeling_wbc import WBCConfig, WBCForImageClassification
 from modeling_wbc.configuration_wbc import NORM_LAYOUTS
-
-logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 LABS = {"bccd": "BCCD", "pbc": "PBC"}
@@ -500,20 +497,16 @@ def _joined(runs: Sequence[Predictions]) -> tuple[np.ndarray, np.ndarray, list[s
     )
 
 
-def _accuracy(run: Predictions) -> float:
-    return float((run.predictions == run.references).mean())
-
-
 def _seed_spread(runs: dict[tuple[str, str, str], list[Predictions]], lab: str, name: str) -> float | None:
     several = [found for (_, *where), found in runs.items() if where == [lab, name] and len(found) > 1]
-    variances = [statistics.variance(map(_accuracy, found)) for found in several]
+    variances = [statistics.variance(run.accuracy for run in found) for found in several]
     return statistics.mean(variances) ** 0.5 if variances else None
 
 
 def _figures(runs: Sequence[Predictions]) -> dict:
     predictions, references, photographs = _joined(runs)
     drawn = bootstrap_intervals(predictions, references, runs[0].label_names, photographs=photographs)
-    accuracy = [*map(_accuracy, runs)]
+    accuracy = [run.accuracy for run in runs]
     return {
         "accuracy": accuracy,
         "mean": statistics.mean(accuracy),
@@ -535,12 +528,7 @@ def _difference(
     """
     if not runs or not others:
         return {}
-    compared = paired_bootstrap(
-        *(np.stack([run.predictions for run in side]) for side in (runs, others)),
-        runs[0].references,
-        runs[0].label_names,
-        photographs=[photograph or None for _, photograph in runs[0].images],
-    )["accuracy"]
+    compared = compare_predictions(runs, others)["accuracy"]
     single_runs = [len(runs), len(others)].count(1)
     wider = statistics.NormalDist().inv_cdf(0.975) * (seed_spread or 0) * single_runs**0.5
     difference = compared["difference"]
