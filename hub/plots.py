@@ -168,9 +168,7 @@ def plot_embeddings(
         axes.set_xlabel(f"First component, {first:.0%} of the variance")
         axes.set_ylabel(f"Second component, {second:.0%}")
         axes.set_title(title, fontsize=12, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_GREY)
-        axes.tick_params(colors=_GREY)
+        _bare(axes)
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     for handle in legend.legend_handles:
@@ -229,9 +227,7 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(_GREY)
-        axes.tick_params(colors=_GREY)
+        _bare(axes)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -257,8 +253,13 @@ def _dress(axes: Axes, title: str, legend: bool = True) -> None:
         axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
+    _bare(axes)
+    if legend:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _bare(axes: Axes) -> None:
+    """No frame but grey lines to the left and below."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GREY)
     axes.tick_params(colors=_GREY)
-    if legend:
-        axes.legend(frameon=False, fontsize=9)

@@ -7,6 +7,7 @@ All rows see the same images of the four types that both labs have, the same rec
 
 import argparse
 import fnmatch
+import functools
 import itertools
 import json
 import math
@@ -16,7 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -436,8 +437,9 @@ def collect(output: Path) -> dict:
     results = {"plan": json.loads((output / "plan.json").read_text(encoding="utf-8")), "rows": {}, "ideas": {}}
     if (output / "costs.json").is_file():
         results["costs"] = json.loads((output / "costs.json").read_text(encoding="utf-8"))
+    read = functools.cache(read_predictions)  # two figures are of parts of the same file
     runs = {
-        (row.name, lab, name): [_part(folder, *part) for folder in _finished(output, row, lab).values()]
+        (row.name, lab, name): [_part(read, folder, *part) for folder in _finished(output, row, lab).values()]
         for row in ROWS
         for lab in row.labs
         for name, part in _PARTS.items()
@@ -473,8 +475,8 @@ def collect(output: Path) -> dict:
     return results
 
 
-def _part(folder: Path, split: str, dataset: str | None) -> Predictions:
-    whole = read_predictions(folder / f"{split}_predictions.csv")
+def _part(read: Callable[[Path], Predictions], folder: Path, split: str, dataset: str | None) -> Predictions:
+    whole = read(folder / f"{split}_predictions.csv")
     if dataset is None:
         return whole
     rows = [row for row, name in enumerate(whole.datasets) if name == dataset]
