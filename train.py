@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, v2
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.image_utils import ChannelDimension
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 
@@ -342,8 +343,9 @@ class CellImages(torch.utils.data.Dataset):
     With `photographs`, rows with a column `photograph`, the rows whose `photograph` is among these show it instead,
     augmented by `PublisherAugmentation`.
 
-    Where the image processor finds cells, `augment` comes with the window, see `CellWindow`. `stain` changes the
-    images before anything else.
+    Where the image processor finds cells, `augment` comes with the window, see `CellWindow`. Each image's foremost
+    cell is looked for once, and not at all where the dataset has a column `foremost_cell`, as
+    `hub.dataset.foremost_cell` gives it. `stain` changes the images before anything else.
     """
 
     def __init__(
@@ -357,6 +359,8 @@ class CellImages(torch.utils.data.Dataset):
         self.epoch = 0
         # Of each row's foremost cell, not a number before it is looked for: once, and for all worker processes.
         self.boxes = torch.full((len(dataset), 4), torch.nan).share_memory_()
+        if "foremost_cell" in dataset.column_names:
+            self.boxes[:] = torch.tensor(dataset["foremost_cell"][:])
         self.stain = stain
         self.photographs = photographs
         if photographs is not None:
@@ -379,21 +383,24 @@ class CellImages(torch.utils.data.Dataset):
         source, row = (self.dataset, index) if photograph is None else (self.photographs, photograph)
         image: Image.Image = source[row]["image"].convert("RGB")
         find_cell = self.image_processor.do_find_cell
-        if self.stain is not None:
-            with self._drawing(index):
+        with self._drawing(index):
+            if self.stain is not None:
                 image = v2.functional.to_pil_image(self.stain(image))
-        if self.augment is not None:
-            with self._drawing(index):
-                if photograph is not None:
-                    image = PublisherAugmentation()(image)
-                box = self._box(image, index, changes=photograph is not None) if find_cell else torch.zeros(4)
+            if self.augment is not None and photograph is not None:
+                image = PublisherAugmentation()(image)
+            changes = self.stain is not None or photograph is not None
+            box = self._box(image, index, changes) if find_cell else torch.zeros(4)
+            if self.augment is None:
                 if box.any():
-                    image = CellWindow(self.image_processor, self.augment)(image, box)
-                elif find_cell or photograph is None:
-                    image = self.augment(image)
-            find_cell = False
-        pixel_values = self.image_processor(image, do_find_cell=find_cell, return_tensors="pt")["pixel_values"][0]
-        return {"pixel_values": pixel_values, "labels": self.labels[index]}
+                    (image,) = self.image_processor.crop(image, self.image_processor.windows(box[None]))
+            elif box.any():
+                image = CellWindow(self.image_processor, self.augment)(image, box)
+            elif find_cell or photograph is None:
+                image = self.augment(image)
+        # Said, since a window may be three pixels high and wide.
+        form = {"input_data_format": ChannelDimension.FIRST} if isinstance(image, Tensor) else {}
+        inputs = self.image_processor(image, do_find_cell=False, return_tensors="pt", **form)
+        return {"pixel_values": inputs["pixel_values"][0], "labels": self.labels[index]}
 
     @contextmanager
     def _drawing(self, index: int):
@@ -405,9 +412,10 @@ class CellImages(torch.utils.data.Dataset):
 
     def _box(self, image: Image.Image, index: int, changes: bool) -> Tensor:
         """The box of the image's foremost cell, or zeros where it has none."""
-        if changes or self.boxes[index].isnan().any():
-            boxes, _ = self.image_processor.find_cells(image)
-            self.boxes[index] = boxes[0] if len(boxes) else 0
+        if changes:
+            return hub_dataset.foremost_cell(self.image_processor, image)
+        if self.boxes[index].isnan().any():
+            self.boxes[index] = hub_dataset.foremost_cell(self.image_processor, image)
         return self.boxes[index]
 
 

@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import datasets
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 from PIL import ImageFile
@@ -635,6 +636,12 @@ def _extract_images(archive: Path, folder: Path) -> None:
                 or (len(parts) in (2, 3) and parts[-1] == "labels.csv")
             ):
                 file.extract(member, folder)
+
+
+def foremost_cell(image_processor, image: PILImage.Image) -> torch.Tensor:
+    """The box (4,) float32 of an image's first cell, as `WBCImageProcessor.find_cells` gives it; zeros without one."""
+    boxes, _ = image_processor.find_cells(image)
+    return boxes[0] if len(boxes) else torch.zeros(4)
 
 
 # --- Loading ---

@@ -24,19 +24,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, concatenate_datasets
 from sklearn.metrics import f1_score
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hub.dataset import BCCD_CLASSES, DatasetError, load, writing
+from hub.dataset import BCCD_CLASSES, DatasetError, foremost_cell, load, writing
 from hub.evaluation import Predictions, compare_predictions, read_predictions
 from hub.metrics import bootstrap_intervals, expected_calibration_error, markdown_table
 from hub.plots import plot_embeddings, plot_runs
 from hub.rivals import RIVALS, load_rival
-from modeling_wbc import WBCConfig, WBCForImageClassification
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 from modeling_wbc.configuration_wbc import NORM_LAYOUTS
 
 ROOT = Path(__file__).parents[1]
@@ -238,7 +238,7 @@ def _train_missing(rows: Sequence[Row], output: Path, dataset: Path, plan: dict)
     shared = output / "data"
     if not shared.exists():
         with writing(shared) as folder:
-            shared_types(load(dataset)).save_to_disk(folder)
+            with_foremost_cells(shared_types(load(dataset))).save_to_disk(folder)
     runs, failed = runs_of(rows), []
     for number, (row, lab, seed) in enumerate(runs, 1):
         folder = run_folder(output, row.name, lab, seed)
@@ -286,6 +286,23 @@ def shared_types(dataset: DatasetDict) -> DatasetDict:
             .add_column("label", [new_id[labels[row]] for row in rows], feature=ClassLabel(names=[*BCCD_CLASSES]))
         )
     return DatasetDict(cut)
+
+
+def with_foremost_cells(dataset: DatasetDict) -> DatasetDict:
+    """The images with the column `foremost_cell`, so that no row looks for the cells again."""
+    image_processor = WBCImageProcessor()
+
+    def find(row: dict) -> dict:
+        return {"foremost_cell": foremost_cell(image_processor, row["image"].convert("RGB")).tolist()}
+
+    return DatasetDict(
+        {
+            split: concatenate_datasets(
+                [images, images.select_columns("image").map(find, remove_columns="image")], axis=1
+            )
+            for split, images in dataset.items()
+        }
+    )
 
 
 def _machine() -> dict[str, str]:

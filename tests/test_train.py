@@ -567,6 +567,19 @@ def test_the_cell_of_a_file_is_looked_for_once(rows, monkeypatch):
     assert not torch.equal(images[0]["pixel_values"], first[0]) and len(looks) == 2
 
 
+def test_an_evaluated_image_is_what_the_image_processor_makes_of_it(rows, monkeypatch):
+    processor = WBCImageProcessor(size=32)
+    blank = {"image": Image.new("RGB", (64, 48), "white"), "label": 0}
+    dataset = datasets.Dataset.from_list([*rows.select(range(4)), blank], features=rows.features)
+    whole = [processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"][0] for row in dataset]
+    cells = [hub_dataset.foremost_cell(processor, row["image"].convert("RGB")).tolist() for row in dataset]
+    images = train.CellImages(dataset, processor, [0, 1, 2, 3])
+    assert all(torch.equal(images[index]["pixel_values"], pixel_values) for index, pixel_values in enumerate(whole))
+    monkeypatch.delattr(WBCImageProcessor, "find_cells")
+    known = train.CellImages(dataset.add_column("foremost_cell", cells), processor, [0, 1, 2, 3])
+    assert all(torch.equal(known[index]["pixel_values"], pixel_values) for index, pixel_values in enumerate(whole))
+
+
 # Stain
 
 
