@@ -390,12 +390,11 @@ class CellImages(torch.utils.data.Dataset):
                 image = PublisherAugmentation()(image)
             changes = self.stain is not None or photograph is not None
             box = self._box(image, index, changes) if find_cell else torch.zeros(4)
-            if self.augment is None:
-                if box.any():
-                    (image,) = self.image_processor.crop(image, self.image_processor.windows(box[None]))
+            if box.any() and self.augment is None:
+                (image,) = self.image_processor.crop(image, self.image_processor.windows(box[None]))
             elif box.any():
                 image = CellWindow(self.image_processor, self.augment)(image, box)
-            elif find_cell or photograph is None:
+            elif self.augment is not None and (find_cell or photograph is None):
                 image = self.augment(image)
         # Said, since a window may be three pixels high and wide.
         form = {"input_data_format": ChannelDimension.FIRST} if isinstance(image, Tensor) else {}

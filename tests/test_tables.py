@@ -22,8 +22,20 @@ from hub.evaluation import write_predictions
 from hub.metrics import paired_bootstrap
 from hub.rivals import load_rival
 from hub.synthetic import draw_field
-from hub.tables import IDEAS, REFERENCE, ROWS, _gmacs, collect, report, run_folder, runs_of, selected, shared_types
-from modeling_wbc import WBCConfig, WBCForImageClassification
+from hub.tables import (
+    IDEAS,
+    REFERENCE,
+    ROWS,
+    _gmacs,
+    collect,
+    report,
+    run_folder,
+    runs_of,
+    selected,
+    shared_types,
+    with_foremost_cells,
+)
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,6 +104,16 @@ def test_both_labs_are_cut_to_the_types_that_they_share(data):
         labels = [BCCD_CLASSES[label] for label in after[split]["label"]]
         assert [*zip(after[split]["file_name"], labels, strict=True)] == kept
     assert set(after["test"]["dataset"]) == {"bccd", "pbc"}
+
+
+def test_the_cells_are_looked_for_once_and_not_in_every_row(data):
+    before = hub_dataset.load(data)
+    for split, images in with_foremost_cells(before).items():
+        assert images.remove_columns("foremost_cell").features == before[split].features
+        assert images["file_name"][:] == before[split]["file_name"][:]
+        for row in images:
+            boxes, _ = WBCImageProcessor().find_cells(row["image"])
+            assert row["foremost_cell"] == (boxes[0].tolist() if len(boxes) else [0, 0, 0, 0])
 
 
 def test_multiplications_and_additions_are_those_of_the_articles():
