@@ -261,6 +261,25 @@ def test_the_curves_are_those_of_every_run_of_the_four_recipes(output, monkeypat
     }
 
 
+# --- The README ---
+
+
+@pytest.mark.parametrize("name", ["ablations"])
+def test_the_readme_shows_the_results_that_lie_beside_it(name):
+    folder = ROOT / "results" / name
+    results = json.loads((folder / "results.json").read_text())
+    trained = {row.table for row in ROWS if row.name in results["rows"]}
+    for row in selected([*trained], imagenet=False):
+        for lab in row.labs:
+            assert results["rows"][row.name][lab]["seeds"] == [*range(1, row.seeds + 1)]
+    readme = (ROOT / "README.md").read_text()
+    told = " ".join(readme.split())
+    for caption, table in report(results):
+        assert caption in told and table in readme
+    for plot in folder.glob("*.png"):
+        assert f"]({plot.relative_to(ROOT)})" in readme
+
+
 # --- Real runs ---
 
 
