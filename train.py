@@ -881,7 +881,9 @@ def main(arguments: list[str] | None = None) -> None:
         seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
         for split in ("validation", "test_photographs", "test_simple", "test"):
             if split in dataset:
-                results = evaluate_split(trainer, images(split), names, split, seen_fields)
+                # In validation, training has found the cells already.
+                split_images = trainer.eval_dataset if split == "validation" else images(split)
+                results = evaluate_split(trainer, split_images, names, split, seen_fields)
         if trainer.is_world_process_zero():
             write_report(
                 args.output_dir,
