@@ -167,6 +167,7 @@ def output(tmp_path_factory):
             write_run(folder, "ibn-hard", lab, seed, 0.9, rng)
     write_run(folder, "ibn-ce", "bccd", 1, 0.8, rng)
     write_run(folder, "resnet50", "bccd", 1, 0.7, rng)
+    write_run(folder, "ibn-resnet34", "bccd", 1, 0.8, rng)
     return folder
 
 
@@ -205,6 +206,10 @@ def test_figures_are_those_of_the_predictions(output):
     spread = np.mean([np.var(accuracy, ddof=1) for accuracy in runs]) ** 0.5
     assert min(found["difference"] - found["low"], found["high"] - found["difference"]) > 1.95 * spread
     assert "difference" not in rows[REFERENCE]["bccd"]["test"] and "pbc" not in rows["ibn-ce"]
+    # The paper's rivals are compared with its own network.
+    rival, paper = (accuracy_score(*answers(output, name, "bccd", 1, "bccd")) for name in ("resnet50", "ibn-resnet34"))
+    assert rows["resnet50"]["bccd"]["test"]["difference"] == pytest.approx(rival - paper)
+    assert "difference" not in rows["ibn-resnet34"]["bccd"]["test"]
 
 
 def test_an_idea_is_compared_with_rows_that_are_alike_in_everything_else(output):
@@ -231,7 +236,8 @@ def test_the_report_shows_what_is_there_and_no_more(output, capsys):
     assert "2 epochs at 64 pixels on BCCD, from random weights" in text
     results = json.loads((output / "results.json").read_text())
     (line,) = [line for line in text.splitlines() if line.startswith("| ResNet50 | 87 |")]
-    assert f"| {100 * results['rows']['resnet50']['bccd']['test']['mean']:.1f} (" in line
+    found = results["rows"]["resnet50"]["bccd"]["test"]
+    assert f"| {100 * found['mean']:.1f} (" in line and f"| {100 * found['difference']:+.1f} (" in line
     home, away = (table for caption, table in report(results) if caption.startswith("The ablations"))
     ((caption, ideas),) = (pair for pair in report(results) if pair[0].startswith("What each idea adds"))
     variances = [np.var(results["rows"][name]["bccd"]["test"]["accuracy"], ddof=1) for name in (REFERENCE, "ibn-hard")]
@@ -264,7 +270,7 @@ def test_the_curves_are_those_of_every_run_of_the_four_recipes(output, monkeypat
 # --- The README ---
 
 
-@pytest.mark.parametrize("name", ["ablations"])
+@pytest.mark.parametrize("name", ["rivals", "ablations"])
 def test_the_readme_shows_the_results_that_lie_beside_it(name):
     folder = ROOT / "results" / name
     results = json.loads((folder / "results.json").read_text())
