@@ -478,9 +478,9 @@ def collect(output: Path) -> dict:
                 "device": told[0]["device"],
                 "software": told[0]["software"],
             }
+            reference = _REFERENCES.get(row.table)
             for name in _PARTS:
                 found[name] = _figures(runs[row.name, lab, name])
-                reference = _REFERENCES.get(row.table)
                 if row.name != reference:
                     others = runs.get((reference, lab, name), ())
                     found[name] |= _difference(runs[row.name, lab, name], others, spread[lab][name])
