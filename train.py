@@ -8,6 +8,7 @@ Defaults are the recipe of Ma et al. 2020; `--help` lists every argument, those 
 The output folder holds the model as `from_pretrained` reads it, `test_results.json`, the plots and a model card.
 """
 
+import ctypes
 import json
 import logging
 import math
@@ -793,6 +794,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.use_cpu and launched and os.environ.get("OMP_NUM_THREADS") == "1":
         # What launchers set unless told otherwise: it suits a GPU's process and leaves the other cores idle.
         torch.set_num_threads(max(1, cpu_count() // args.world_size))
+    if args.use_cpu:
+        keep_freed_memory()
 
     with args.main_process_first(desc="loading the dataset"):
         dataset = hub_dataset.load(data_args.dataset_name, data_args.dataset_config_name)
@@ -896,6 +899,19 @@ def main(arguments: list[str] | None = None) -> None:
             )
     if args.push_to_hub:
         trainer.push_to_hub()
+
+
+def keep_freed_memory() -> None:
+    """Has the process keep the memory that a training step frees for the next step, where glibc manages it (Linux).
+
+    On its own, glibc returns large blocks to the kernel, which maps and clears each of their pages anew in the next
+    step. That takes longer than some of the arithmetic on CPUs, see `tests/benchmarks/benchmark_memory.py`. The price
+    is that memory stays at its peak between steps.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        # mallopt(3): nothing of the heap's end is returned (M_TRIM_THRESHOLD), no block lies outside it (M_MMAP_MAX).
+        libc.mallopt(-1, -1)
+        libc.mallopt(-4, 0)
 
 
 def cpu_count() -> int:

@@ -182,6 +182,26 @@ def test_two_processes_share_the_batch_of_128(tiny, tmp_path):
     assert printed.count("average / total") == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc alone is told what to keep")
+def test_a_step_on_a_cpu_uses_the_memory_of_the_last_one_again():
+    # In a process of its own, since what is kept cannot be given back.
+    steps = """
+import resource, sys, torch, train
+if sys.argv[1] == "keep":
+    train.keep_freed_memory()
+for step in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for block in [torch.ones(2**24) for _ in range(4)]:  # 64 MiB each
+        del block
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", steps, way], cwd=ROOT, capture_output=True, text=True).stdout)
+        for way in ("keep", "return")
+    }
+    assert faults["keep"] < 100 < 10_000 < faults["return"]
+
+
 def test_the_defaults_are_the_papers_recipe(tmp_path):
     args = train.WBCTrainingArguments(output_dir=str(tmp_path))
     assert (args.optim, args.learning_rate, args.momentum, args.weight_decay) == ("sgd", 0.001, 0.9, 0)
