@@ -8,7 +8,6 @@ Defaults are the recipe of Ma et al. 2020; `--help` lists every argument, those 
 The output folder holds the model as `from_pretrained` reads it, `test_results.json`, the plots and a model card.
 """
 
-import ctypes
 import json
 import logging
 import math
@@ -38,6 +37,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy
 from hub import dataset as hub_dataset
 from hub.calibration import choose_limit, fit_novelty, fit_temperature
 from hub.evaluation import KNOWN_COLUMNS, evaluate_logits, parts_rows, write_predictions
+from hub.memory import keep_freed_memory
 from hub.metrics import WBCMetric, table_1, text_table
 from hub.model import write_card
 from hub.plots import plot_confusion_matrix, plot_learning_curves
@@ -899,19 +899,6 @@ def main(arguments: list[str] | None = None) -> None:
             )
     if args.push_to_hub:
         trainer.push_to_hub()
-
-
-def keep_freed_memory() -> None:
-    """Has the process keep the memory that a training step frees for the next step, where glibc manages it (Linux).
-
-    On its own, glibc returns large blocks to the kernel, which maps and clears each of their pages anew in the next
-    step. That takes longer than some of the arithmetic on CPUs, see `tests/benchmarks/benchmark_memory.py`. The price
-    is that memory stays at its peak between steps.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        # mallopt(3): nothing of the heap's end is returned (M_TRIM_THRESHOLD), no block lies outside it (M_MMAP_MAX).
-        libc.mallopt(-1, -1)
-        libc.mallopt(-4, 0)
 
 
 def cpu_count() -> int:

@@ -33,6 +33,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.dataset import BCCD_CLASSES, DatasetError, foremost_cell, load, writing
 from hub.evaluation import Predictions, compare_predictions, read_predictions
+from hub.memory import keep_freed_memory
 from hub.metrics import bootstrap_intervals, expected_calibration_error, markdown_table
 from hub.plots import plot_embeddings, plot_runs
 from hub.rivals import RIVALS, load_rival
@@ -329,6 +330,8 @@ def measure_costs(networks: Iterable[str], image_size: int | None) -> dict:
     trained, from data that lie ready; `latency_ms`, the median time of one image in float32.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     costs = {}
     for name in sorted(networks):
         if name in RIVALS:

@@ -186,13 +186,14 @@ def test_two_processes_share_the_batch_of_128(tiny, tmp_path):
 def test_a_step_on_a_cpu_uses_the_memory_of_the_last_one_again():
     # In a process of its own, since what is kept cannot be given back.
     steps = """
-import resource, sys, torch, train
+import resource, sys, torch
+from hub.memory import keep_freed_memory
 if sys.argv[1] == "keep":
-    train.keep_freed_memory()
-for step in range(3):
+    keep_freed_memory()
+for step in range(10):  # of which the first lay out the heap
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for block in [torch.ones(2**24) for _ in range(4)]:  # 64 MiB each
-        del block
+    blocks = [torch.ones(2**24) for _ in range(4)]  # 64 MiB each
+    del blocks
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
     faults = {

@@ -1,4 +1,4 @@
-"""Time and memory of training steps on a CPU, with glibc's own ways and with `keep_freed_memory` of `train.py`.
+"""Time and memory of training steps on a CPU, with what glibc does on its own and with `keep_freed_memory`.
 
 ```bash
 python tests/benchmarks/benchmark_memory.py --image_size 224 --batch_size 128
@@ -20,8 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from hub.memory import keep_freed_memory  # noqa: E402
 from modeling_wbc import WBCConfig, WBCForImageClassification  # noqa: E402
-from train import keep_freed_memory  # noqa: E402
 
 
 def measure(keep: bool, image_size: int, batch_size: int, steps: int) -> tuple[float, float, float]:
