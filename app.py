@@ -730,9 +730,13 @@ details.type img { display: inline-block; margin: 2px; border-radius: 4px; }
 }
 """
 
-# Pasted images go to the field in sight.
+# Pasted images go to the field in sight. Of a chosen cell, box and heat map stand out.
 HEAD = """
 <script>
+function markCell(index) {
+  for (const part of document.querySelectorAll("#stage [data-cell]"))
+    part.classList.toggle("chosen", part.dataset.cell === String(index));
+}
 document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files].filter((file) => file.type.startsWith("image/"));
   const inputs = [...document.querySelectorAll(".drop input[type=file]")];
@@ -748,7 +752,9 @@ document.addEventListener("paste", (event) => {
 CHOOSE_BY_CLICK = """
 element.addEventListener("click", (event) => {
   const box = event.target.closest(".box");
-  if (box) document.querySelectorAll("#cells input")[box.dataset.cell]?.click();
+  if (!box) return;
+  markCell(box.dataset.cell);
+  trigger("click", { index: Number(box.dataset.cell) });
 });
 """
 CHOOSE_EXAMPLE = """
@@ -756,13 +762,6 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) trigger("click", { index: Number(button.dataset.index) });
 });
-"""
-MARK_CHOSEN = """
-(answer, index) => {
-  for (const part of document.querySelectorAll("#stage [data-cell]"))
-    part.classList.toggle("chosen", part.dataset.cell === String(index));
-  return [answer, index];
-}
 """
 
 
@@ -827,6 +826,9 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
     def describe(answer: dict, index: int) -> list:
         index = min(max(0, int(index or 0)), max(0, len(answer["cells"]) - 1))
         return [verdict(answer, index), *probabilities(answer, index)]
+
+    def describe_box(answer: dict, event: gr.EventData) -> list:
+        return [event.index, *describe(answer, event.index)]
 
     def classify(image: list[str]) -> list[list[dict]]:
         """Classify the white blood cells of one smear image.
@@ -953,9 +955,16 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         looking = {**together, "trigger_mode": "always_last", "api_visibility": "private", "show_progress_on": [said]}
         image.upload(look, image, outputs, **looking)
         gallery.click(take_example, None, image, api_visibility="private").then(look, image, outputs, **looking)
+        choosing = {"queue": False, "api_visibility": "private"}
         chosen.input(
-            describe, [answer, chosen], [said, *shares], js=MARK_CHOSEN, queue=False, api_visibility="private"
+            describe,
+            [answer, chosen],
+            [said, *shares],
+            js="(answer, index) => { markCell(index); return [answer, index]; }",
+            **choosing,
         )
+        # Not by a click on the row of cells: that appears a moment after the boxes.
+        shown.click(describe_box, answer, [chosen, said, *shares], **choosing)
         opacity.input(
             None, opacity, js="(v) => document.querySelector('.gradio-container').style.setProperty('--heat', v / 100)"
         )
