@@ -849,7 +849,7 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
             done += len(batch)
             progress((done, max(done, min(MOST_IMAGES, expected))), unit="images")
 
-    def look_at_many(files: list[str], progress=gr.Progress()) -> list:  # noqa: B008, how Gradio asks for it
+    def look_at_many(files: list[str], progress=gr.Progress()) -> list:
         sources, answers, pictures = sources_of(files), [], {}
         for answer, preview in answers_to_many(sources, len(files), progress):
             answers.append(answer)
@@ -861,7 +861,7 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         tables = [gr.update(value=table_rows(answers, language), visible=True) for language in (0, 1)]
         return [None, overview(answers, pictures, left_out, classifier.labels), *tables]
 
-    def classify_batch(files: list[str], progress=gr.Progress()) -> list[dict]:  # noqa: B008
+    def classify_batch(files: list[str], progress=gr.Progress()) -> list[dict]:
         """Classify the white blood cells of up to 1,000 smear images, or of a ZIP archive of them.
 
         Returns for each file what `classify` returns for one, in their order; a file that cannot be read is one whose

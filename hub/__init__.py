@@ -1,1 +1,1 @@
-"""What meets the Hub: data sets, metrics, and the model and Space repositories."""
+"""Everything around the model: data, training, evaluation, studies, publishing, and the command line."""

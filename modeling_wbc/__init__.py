@@ -5,13 +5,12 @@ from .field_wbc import Cell, Field
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
 from .modeling_wbc import (
-    InstanceBatchNorm2d,
     WBCForImageClassification,
     WBCImageClassifierOutput,
     WBCModel,
     WBCPreTrainedModel,
-    convert_resnet_state_dict,
 )
+from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 
 __all__ = [
@@ -26,5 +25,4 @@ __all__ = [
     "WBCImageProcessor",
     "WBCModel",
     "WBCPreTrainedModel",
-    "convert_resnet_state_dict",
 ]

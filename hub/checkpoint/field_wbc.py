@@ -78,7 +78,8 @@ class Field:
 
     def draw(self, image: Image.Image) -> Image.Image:
         """A copy, upright and RGB, of the image that was analysed, with each cell's box, type and probability, or
-        the word unknown."""
+        the word unknown.
+        """
         image = upright_rgb(image)
         pen = ImageDraw.Draw(image)
         unit = min(image.size) / 240

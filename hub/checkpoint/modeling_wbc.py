@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.image_utils import ImageInput
@@ -24,135 +23,8 @@ from .configuration_wbc import WBCConfig
 from .field_wbc import Cell, Field
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
+from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
-
-
-class InstanceBatchNorm2d(nn.BatchNorm2d):
-    """Instance norm on the first half of the channels, batch norm on the second, in one pass over the feature map.
-
-    The first floor(C / 2) channels are normalised by the mean and variance of each sample (equations 4-6 of Ma et al.
-    2020), the others by those of the batch, or in eval mode by the running ones (equations 1-3). Parameters and
-    buffers are those of `nn.BatchNorm2d(C)`, so weights of a plain ResNet load as they are. The running statistics
-    of the instance half are kept up to date and not used.
-
-    Both kinds of statistics follow from the mean and variance of each (sample, channel), so that the feature map is
-    neither split nor joined: what is left is a scale and a shift for each (sample, channel). Statistics are taken in
-    float32 (float64 for float64 input); the output has the input's dtype and memory format.
-
-    Args:
-        num_features (`int`): number of channels C of the input (N, C, H, W).
-        eps (`float`): added to the variance.
-        momentum (`float`): weight of the newest batch in the running statistics.
-
-    Raises:
-        ValueError: if the input is not (N, C, H, W), or has one pixel a channel, whose variance says nothing.
-    """
-
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
-        super().__init__(num_features, eps=eps, momentum=momentum)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_features:
-            raise ValueError(
-                f"expected a feature map of shape (N, {self.num_features}, H, W), got {tuple(hidden_states.shape)}"
-            )
-        if not torch.compiler.is_compiling() and hidden_states.shape[2] * hidden_states.shape[3] == 1:
-            raise ValueError(
-                f"cannot normalise a sample over a single pixel: got a feature map of shape "
-                f"{tuple(hidden_states.shape)}. Use larger images"
-            )
-        num_instance = self.num_features // 2
-        if not self.training:
-            # Only the first half needs a look at the values.
-            mean, var = _moments(hidden_states[:, :num_instance])
-            mean = _join(mean, self.running_mean[num_instance:])
-            var = _join(var, self.running_var[num_instance:])
-            return _scale_and_shift(hidden_states, self.weight, self.bias, mean, (var + self.eps).rsqrt())
-
-        if torch.compiler.is_compiling():
-            # The compiler fuses the plain formula and derives its gradient.
-            mean, inv_std, batch_mean, batch_var = _statistics(hidden_states, num_instance, self.eps)
-            output = _scale_and_shift(hidden_states, self.weight, self.bias, mean, inv_std)
-        else:
-            output, batch_mean, batch_var = _InstanceBatchNorm.apply(
-                hidden_states, self.weight, self.bias, num_instance, self.eps
-            )
-        self._update_running_statistics(batch_mean, batch_var, hidden_states.numel() // self.num_features)
-        return output
-
-    @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
-        self.num_batches_tracked.add_(1)
-        unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-
-
-def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each (sample, channel) of x (N, C, H, W): two (N, C) tensors, float32 or wider."""
-    mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-    # In two passes: E[x^2] - E[x]^2 loses its digits where the mean is large against the deviation.
-    return mean, (x - mean[:, :, None, None]).square().mean((2, 3))
-
-
-def _join(instance: Tensor, batch: Tensor) -> Tensor:
-    """Statistics (N, C) of instance norm's (N, C // 2) and of batch norm's (C - C // 2,)."""
-    return torch.cat((instance, batch.to(instance.dtype).expand(instance.shape[0], -1)), dim=1)
-
-
-def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For a training step: mean and 1 / deviation (N, C) to normalise by, the batch's mean and variance (C,)."""
-    mean, var = _moments(x)
-    batch_mean = mean.mean(0)
-    # The law of total variance.
-    batch_var = var.mean(0) + (mean - batch_mean).square().mean(0)
-    mean = _join(mean[:, :num_instance], batch_mean[num_instance:])
-    var = _join(var[:, :num_instance], batch_var[num_instance:])
-    return mean, (var + eps).rsqrt(), batch_mean, batch_var
-
-
-def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
-    scale = weight * inv_std
-    shift = bias - mean * scale
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None]).to(x.dtype)
-
-
-class _InstanceBatchNorm(torch.autograd.Function):
-    """The training step of [`InstanceBatchNorm2d`] with its gradient in closed form.
-
-    With xc = x - mean, r = 1 / deviation and E the mean over what was normalised together (the pixels of the sample,
-    or of the batch), dx = weight r (g - E[g] - xc r^2 E[g xc]): again a multiply-add with one scale for g, one for x
-    and a shift. Autograd through the formula would keep several feature maps; this keeps x.
-    """
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, num_instance, eps):
-        mean, inv_std, batch_mean, batch_var = _statistics(x, num_instance, eps)
-        ctx.save_for_backward(x, weight, mean, inv_std)
-        ctx.num_instance = num_instance
-        ctx.mark_non_differentiable(batch_mean, batch_var)
-        return _scale_and_shift(x, weight, bias, mean, inv_std), batch_mean, batch_var
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, *_):
-        x, weight, mean, inv_std = ctx.saved_tensors
-        num_pixels = x.shape[2] * x.shape[3]
-        grad_sum = grad.sum((2, 3), dtype=mean.dtype)
-        product_sum = (grad * (x - mean[:, :, None, None])).sum((2, 3))
-        grad_weight = (product_sum * inv_std).sum(0).to(weight.dtype)
-        grad_bias = grad_sum.sum(0).to(weight.dtype)
-
-        def group_mean(sums):
-            means = sums / num_pixels
-            return _join(means[:, : ctx.num_instance], means[:, ctx.num_instance :].mean(0))
-
-        scale = weight * inv_std
-        x_scale = -scale * inv_std.square() * group_mean(product_sum)
-        shift = -scale * group_mean(grad_sum) - x_scale * mean
-        grad_x = torch.addcmul(shift[:, :, None, None], x, x_scale[:, :, None, None])
-        grad_x = grad_x.addcmul_(grad, scale[:, :, None, None]).to(x.dtype)
-        return grad_x, grad_weight, grad_bias, None, None
 
 
 class WBCPreTrainedModel(ResNetPreTrainedModel):
@@ -500,67 +372,10 @@ class WBCForImageClassification(WBCPreTrainedModel):
         return WBCImageProcessor.from_pretrained(source, revision=getattr(self.config, "_commit_hash", None) or "main")
 
 
-def convert_resnet_state_dict(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames a ResNet-34's weights as torchvision, timm and IBN-Net publish them to those of [`WBCModel`].
-
-    The values stay as they are. The halves that IBN-Net (`resnet34_ibn_a`) holds as `bn1.IN.*` and `bn1.BN.*` are
-    joined, the instance half first; its running statistics, which IBN-Net does not have and nothing uses, are 0 and 1.
-    The classifier `fc.*` is left out, as the paper leaves it out of the transfer.
-
-    ```python
-    model.resnet.load_state_dict(convert_resnet_state_dict(torchvision.models.resnet34(weights="DEFAULT").state_dict()))
-    ```
-
-    Args:
-        state_dict (`dict[str, torch.Tensor]`): the weights, named `conv1.weight`, `layer1.0.bn1.running_mean`, ...
-
-    Returns:
-        `dict[str, torch.Tensor]`: the same, for `WBCModel.load_state_dict`. Plain ResNet-34 weights fit the layouts
-        `bn`, `ibn` and `ibn-a`; those of IBN-Net fit, by their meaning, `ibn-a` only.
-
-    Raises:
-        ValueError: if a name is none of a ResNet-34's.
-    """
-    converted = {}
-    for name, tensor in state_dict.items():
-        if name.startswith("fc."):
-            continue
-        half = re.fullmatch(r"(.+)\.(IN|BN)\.(\w+)", name)
-        if half is None:
-            converted[_resnet_name(name)] = tensor
-            continue
-        norm, kind, entry = half.groups()
-        key = _resnet_name(f"{norm}.{entry}")
-        if kind == "IN":  # weight and bias; BN's part is joined here, whichever comes first
-            converted[key] = torch.cat((tensor, state_dict[f"{norm}.BN.{entry}"]))
-        elif entry == "num_batches_tracked":
-            converted[key] = tensor
-        elif entry in ("running_mean", "running_var"):
-            instance = torch.full_like(state_dict[f"{norm}.IN.weight"], 0 if entry == "running_mean" else 1)
-            converted[key] = torch.cat((instance, tensor))
-    return converted
-
-
-def _resnet_name(name: str) -> str:
-    """transformers' name of a ResNet-34 weight, from torchvision's."""
-    if match := re.fullmatch(r"(conv|bn)1\.(\w+)", name):
-        kind, entry = match.groups()
-        return f"embedder.embedder.{'convolution' if kind == 'conv' else 'normalization'}.{entry}"
-    if match := re.fullmatch(r"layer([1-4])\.(\d+)\.(conv|bn)([12])\.(\w+)", name):
-        stage, block, kind, index, entry = match.groups()
-        part = f"layer.{int(index) - 1}.{'convolution' if kind == 'conv' else 'normalization'}"
-    elif match := re.fullmatch(r"layer([1-4])\.(\d+)\.downsample\.([01])\.(\w+)", name):
-        stage, block, index, entry = match.groups()
-        part = f"shortcut.{('convolution', 'normalization')[int(index)]}"
-    else:
-        raise ValueError(
-            f"{name!r} is no weight of a ResNet-34 as torchvision, timm or IBN-Net name it (conv1.weight, "
-            f"layer1.0.bn1.weight, layer2.0.downsample.0.weight, ...)"
-        )
-    return f"encoder.stages.{int(stage) - 1}.layers.{block}.{part}.{entry}"
-
-
 WBCModel.register_for_auto_class("AutoModel")
+
+
 WBCForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+
 
 __all__ = ["WBCForImageClassification", "WBCModel", "WBCPreTrainedModel"]

@@ -18,10 +18,11 @@ from pathlib import Path
 import httpx
 from gradio_client import Client, handle_file
 
+from hub.data.synthetic import draw_field
+
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from hub.synthetic import draw_field  # noqa: E402
 
 CLIENTS = 32
 ROUNDS = 5

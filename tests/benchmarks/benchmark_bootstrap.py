@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+from hub.evaluation.intervals import paired_bootstrap
+from hub.evaluation.metrics import WBCMetric
 
-from hub.metrics import WBCMetric, paired_bootstrap
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 
 def measure(images: int, classes: int, photographs: int | None) -> tuple[float, float]:

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from hub.data.synthetic import draw_field
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from hub.synthetic import draw_field
 from modeling_wbc import WBCImageProcessor
 
 

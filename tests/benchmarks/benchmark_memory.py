@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+from hub.training.memory import keep_freed_memory
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from hub.memory import keep_freed_memory  # noqa: E402
-from modeling_wbc import WBCConfig, WBCForImageClassification  # noqa: E402
+from modeling_wbc import WBCConfig, WBCForImageClassification
 
 
 def measure(keep: bool, image_size: int, batch_size: int, steps: int) -> tuple[float, float, float]:

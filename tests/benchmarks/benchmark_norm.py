@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from modeling_wbc import InstanceBatchNorm2d, WBCConfig, WBCForImageClassification  # noqa: E402
+from modeling_wbc import InstanceBatchNorm2d, WBCConfig, WBCForImageClassification
 
 
 class SplitNorm(nn.Module):

@@ -1,0 +1,1 @@
+"""Raw folders to a `DatasetDict`, and loading."""

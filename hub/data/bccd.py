@@ -1,0 +1,265 @@
+"""BCCD, four types of white cells in augmented fields: its raw folders, photographs and doubtful labels."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+import random
+import re
+import tempfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+import datasets
+from datasets import DatasetDict
+
+from hub.data.columns import class_counts, features, to_dataset
+from hub.data.download import download
+from hub.data.photographs import Registration, read_labels, register
+from hub.data.raw import check_classes, find_root, list_files, read_files, subfolders
+from hub.files import UserError
+
+logger = logging.getLogger(__name__)
+
+BCCD_CLASSES = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
+BCCD_SPLITS = {"train": "TRAIN", "test": "TEST", "test_simple": "TEST_SIMPLE"}
+BCCD_PUBLISHED = {
+    "train": {"eosinophil": 2497, "lymphocyte": 2483, "monocyte": 2478, "neutrophil": 2499},
+    "test": {"eosinophil": 623, "lymphocyte": 620, "monocyte": 620, "neutrophil": 624},
+    "test_simple": {"eosinophil": 13, "lymphocyte": 6, "monocyte": 4, "neutrophil": 48},
+}
+BCCD_COMMIT = "fbb2e273a7d8100648b7b8cecdea769596f7b590"
+BCCD_URL = f"https://github.com/dhruvp/wbc-classification/archive/{BCCD_COMMIT}.zip"
+
+
+def build_bccd(
+    source: str | os.PathLike, seed: int = 0, cache: str | os.PathLike | None = None
+) -> tuple[DatasetDict, Registration | None]:
+    """Build BCCD (augmented) from `source`, with the photograph that each file shows.
+
+    `source` is the folder that holds `TRAIN`, `TEST` and `TEST_SIMPLE`, or one that holds it as `images`, as the
+    GitHub archive's `_inputs/images` or as Kaggle's `dataset2-master/dataset2-master/images`. The photographs are
+    looked for below `source`, as `Original_Images` or Kaggle's `JPEGImages`, with `labels.csv` beside them or above.
+
+    Splits: `train` and `validation` are the publisher's TRAIN, cut by photograph (see `validation_photographs`, which
+    `seed` goes to), `test` is TEST, `test_simple` is TEST_SIMPLE, and `train_photographs`, `validation_photographs`
+    and `test_photographs` hold the 640 x 480 photographs that the files of these splits were made from. Without
+    photographs, which is logged, there is no `validation`, as it could not be kept apart from `train`.
+
+    Finding the photographs takes minutes the first time; the result is kept as `photographs.json` in the folder
+    `cache` (default: `source`). Files that do not decode are logged by name and left out. Rows are sorted by class,
+    then by file name. All images are held in memory (about 120 MB).
+
+    Returns the data set and what was found out about its photographs, None without them. Raises `UserError` for a
+    missing split folder, a missing, unknown or empty class folder, or a `labels.csv` that cannot be read.
+    """
+    splits, registration = bccd_rows(Path(source), seed, Path(cache or source))
+    dataset = DatasetDict(
+        {split: to_dataset(rows, features(BCCD_CLASSES, photographs=True)) for split, rows in splits.items()}
+    )
+    return dataset, registration
+
+
+def bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dict]], Registration | None]:
+    """The rows of each split of BCCD, and what was found out about its photographs."""
+    root = find_root(
+        source, ("", "images", "*/images", "*/*/images"), {folder.lower() for folder in BCCD_SPLITS.values()}
+    )
+    files = {}
+    for split, folder in BCCD_SPLITS.items():
+        matches = [child for child in subfolders(root) if child.name.lower() == folder.lower()]
+        if len(matches) != 1:
+            raise UserError(f"{root} holds {len(matches)} folders {folder}; exactly one was looked for")
+        files[split] = list_files(matches[0], BCCD_CLASSES)
+    rows = read_files([file for split in files.values() for file in split], root)
+    splits = {split: [rows[path] for path, _ in files[split] if path in rows] for split in files}
+    for split in splits:
+        check_classes(splits[split], BCCD_CLASSES, f"split {split} of {root}")
+    photographs, labels = find_photographs(source)
+    if not photographs:
+        logger.warning(
+            "%s holds no folder Original_Images (or JPEGImages) with labels.csv: which photograph each file shows "
+            "stays unknown, and there is no validation split",
+            source,
+        )
+        return splits, None
+
+    registration = register(
+        {row["file_name"]: (row["image"]["bytes"], row["label"]) for row in rows.values()},
+        {name: row["image"]["bytes"] for name, row in photographs.items()},
+        labels,
+        cache / "photographs.json",
+    )
+    for row in rows.values():
+        match = registration.matches[row["file_name"]]
+        if match is None:
+            logger.warning("%s shows no photograph of its class", row["file_name"])
+        else:
+            row |= {
+                "photograph": match.photograph,
+                "field": registration.fields[match.photograph],
+                "match_error": match.error,
+            }
+    # The sides are what the files show, not what the publisher's split should have given.
+    train, test, test_simple = ({row.get("photograph") for row in splits[split]} - {None} for split in BCCD_SPLITS)
+    test |= test_simple
+    held_out = validation_photographs(train, test, labels, registration.fields, seed)
+    sides = {"train": train - held_out - test, "validation": held_out, "test": test}
+    in_order = {
+        "train": [row for row in splits["train"] if row.get("photograph") not in held_out],
+        "validation": [row for row in splits["train"] if row.get("photograph") in held_out],
+        "test": splits["test"],
+        "test_simple": splits["test_simple"],
+    }
+    for split, side in sides.items():
+        in_order[f"{split}_photographs"] = [
+            photographs[name] | {"label": label, "photograph": name, "field": registration.fields[name]}
+            for label in BCCD_CLASSES
+            for name in sorted(side)
+            if labels[name] == label
+        ]
+    return {split: rows for split, rows in in_order.items() if rows}, registration
+
+
+def find_photographs(source: Path) -> tuple[dict[str, dict], dict[str, str]]:
+    """The photographs below `source` as rows without a label, and the class of those with one label, both by name."""
+    folders = sorted(
+        path
+        for pattern in ("*", "*/*", "*/*/*")
+        for path in source.glob(pattern)
+        if path.is_dir() and path.name.lower() in ("original_images", "jpegimages")
+    )
+    if len(folders) > 1:
+        raise UserError(f"{source} holds several folders of photographs: {', '.join(map(str, folders))}; keep one")
+    if not folders:
+        return {}, {}
+    paths = [path for path in sorted(folders[0].iterdir()) if re.fullmatch(r"BloodImage_\d{5}\.jpe?g", path.name)]
+    rows = read_files([(path, None) for path in paths], source)
+    photographs = {path.stem: row for path, row in rows.items()}
+    tables = [
+        path
+        for folder in (folders[0], *folders[0].parents)
+        if folder == source or source in folder.parents
+        for path in (folder / "labels.csv", folder / "_inputs" / "labels.csv")
+        if path.is_file()
+    ]
+    if not photographs or not tables:
+        return {}, {}
+
+    try:
+        labels = read_labels(tables[0], photographs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if len(labels) < 2:
+        raise UserError(f"{tables[0]} gives one label to {len(labels)} of the {len(photographs)} photographs")
+    return photographs, labels
+
+
+def validation_photographs(
+    train: Iterable[str],
+    test: Iterable[str],
+    labels: Mapping[str, str],
+    fields: Mapping[str, str],
+    seed: int = 0,
+    share: float = 0.15,
+) -> set[str]:
+    """Choose `share` of the photographs of each class of `train`, to validate on.
+
+    Whole fields are taken, so that photographs that overlap stay on one side. A field that a photograph of `test`
+    shows a part of is never taken: what is validated on has nothing to do with the test.
+
+    Args:
+        train, test: Names of the photographs on either side.
+        labels: The class of each.
+        fields: The field of each, as `hub.photographs.fields` gives it.
+        seed: Of the choice; the same seed gives the same photographs.
+        share: In [0, 1].
+    """
+    members: dict[str, list[str]] = {}
+    for name in train:
+        members.setdefault(fields[name], []).append(name)
+    counts = Counter(labels[name] for names in members.values() for name in names)
+    room = Counter({label: round(share * count) for label, count in counts.items()})
+    order = sorted(set(members) - {fields[name] for name in test})
+    random.Random(seed).shuffle(order)
+    chosen: set[str] = set()
+    for field in order:
+        needed = Counter(labels[name] for name in members[field])
+        if needed <= room:
+            room -= needed
+            chosen.update(members[field])
+    return chosen
+
+
+def doubtful_labels() -> list[dict[str, str]]:
+    """The photographs of BCCD whose label is doubtful, the rows of `label_audit.csv` beside this file.
+
+    Each has `photograph`, `label` (the publisher's), `looks_like` (a class, or `unclear`) and `reason`.
+    """
+    with open(Path(__file__).with_name("label_audit.csv"), newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def bccd_differences(dataset: DatasetDict) -> list[str]:
+    """Every count of a built BCCD that is not the published one, as a line of text; empty if all agree."""
+    counts = {split: Counter(class_counts(part)) for split, part in dataset.items()}
+    counts["train"] += counts.get("validation", Counter())  # Both are the publisher's TRAIN.
+    return [
+        f"{split} {name}: {count:,} images, published {published:,} ({count - published:+,})"
+        for split, published_counts in BCCD_PUBLISHED.items()
+        for name, published in published_counts.items()
+        if (count := counts[split][name]) != published
+    ]
+
+
+def download_bccd(
+    url: str = BCCD_URL, cache: str | os.PathLike | None = None, seed: int = 0
+) -> tuple[DatasetDict, Registration | None]:
+    """Download the archive of BCCD, check it, and build the data set from it as `build_bccd` does.
+
+    The archive stays in `cache` (default: a folder of the Hugging Face data set cache, which `HF_HOME` moves), so that
+    a later call needs no network; a broken download is resumed. Every member's CRC is checked, then the number of
+    images of each class and split; an archive that fails either is deleted.
+
+    Raises `UserError` if the server refuses the archive or the archive fails a check, `OSError` if the connection
+    fails repeatedly or the disk is full.
+    """
+    cache = Path(cache or datasets.config.HF_DATASETS_CACHE / "wbc")
+    archive = cache / f"bccd-{BCCD_COMMIT}.zip"
+    if not archive.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        download(url, archive)
+    with tempfile.TemporaryDirectory(prefix="bccd-") as folder:
+        try:
+            _extract_images(archive, Path(folder))
+            dataset, registration = build_bccd(folder, seed, cache)
+            differences = bccd_differences(dataset)
+            if differences:
+                raise UserError(f"not the published counts: {'; '.join(differences)}")
+        except (UserError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            archive.unlink()
+            raise UserError(f"the archive from {url} is damaged and was deleted, run again: {error}") from error
+    return dataset, registration
+
+
+def _extract_images(archive: Path, folder: Path) -> None:
+    """Check the CRC of every member of `archive`; extract the images, photographs and their labels to `folder`."""
+    with zipfile.ZipFile(archive) as file:
+        damaged = file.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"bad CRC of {damaged}")
+        for member in file.infolist():
+            parts = PurePosixPath(member.filename).parts
+            if member.is_dir() or ".." in parts:
+                continue
+            # <repository>-<commit>/_inputs/images/<split>/<class>/<file>; no name that points outside is of that form.
+            if (
+                (len(parts) == 6 and parts[1:3] == ("_inputs", "images"))
+                or (len(parts) in (3, 4) and parts[-2] == "Original_Images")
+                or (len(parts) in (2, 3) and parts[-1] == "labels.csv")
+            ):
+                file.extract(member, folder)

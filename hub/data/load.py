@@ -1,0 +1,196 @@
+"""Loading of every kind of data set that the project accepts, and saving."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Image
+from PIL import Image as PILImage
+from tqdm.auto import tqdm
+
+from hub.data.raw import log_unreadable, subfolders, why_unreadable
+from hub.data.synthetic import drawn_cells
+from hub.files import UserError, writing
+
+logger = logging.getLogger(__name__)
+
+# Folder names that stand for a split; those of `datasets`, and BCCD's TEST_SIMPLE.
+SPLIT_OF_FOLDER = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    "test_simple": "test_simple",
+}
+# Beside the splits of a built data set: its name, its seed, and the findings about its photographs.
+BUILD_NAME = "build.json"
+
+
+def save(
+    dataset: DatasetDict, output: str | os.PathLike, finish: Callable[[Path], None] = lambda folder: None
+) -> None:
+    """Write `dataset` to the folder `output`, which holds all of it afterwards or, after any failure, does not exist.
+
+    `finish` is called with the folder that holds the data, to put further files beside them. Raises `UserError` if
+    `output` is not empty.
+    """
+    with writing(output) as folder:
+        dataset.save_to_disk(folder)
+        finish(folder)
+
+
+def foremost_cell(image_processor, image: PILImage.Image) -> torch.Tensor:
+    """The box (4,) float32 of an image's first cell, as `WBCImageProcessor.find_cells` gives it; zeros without one."""
+    boxes, _ = image_processor.find_cells(image)
+    return boxes[0] if len(boxes) else torch.zeros(4)
+
+
+def load(name_or_path: str | os.PathLike | None = None, config_name: str | None = None, seed: int = 0) -> DatasetDict:
+    """Load a data set of labelled images.
+
+    `name_or_path` is a folder that `save` (or `save_to_disk`) wrote, a plain folder of images laid out
+    `<class>/<file>` or `<split>/<class>/<file>`, or the id of a data set on the Hub, of which `config_name` picks a
+    configuration. None gives the drawn cells of `hub.synthetic`, which alone depend on `seed`.
+
+    Every split of the result has at least one row, a column `image` of `datasets.Image` and a column `label` of
+    `datasets.ClassLabel`, with the same classes in every split; further columns are kept. Images of a plain folder or
+    of the Hub that do not decode are logged by name and left out.
+
+    Raises `UserError` if there is no such data set or it is not of that form.
+    """
+    if name_or_path is None:
+        return drawn_cells(seed=seed)
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    is_local = path.exists() or path.is_absolute() or name.startswith((".", "~"))
+    if not is_local:
+        return _checked(_load_hub(name, config_name), f"the Hub data set {name}")
+    if not path.is_dir():
+        raise UserError(f"{'not a folder' if path.exists() else 'no such folder'}: {path}")
+    if config_name is not None:
+        raise UserError(f"{path} is a folder, which has no configuration {config_name!r}; leave it out")
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _check_form(_load_saved(path), str(path))
+    return _checked(_load_plain(path), str(path))
+
+
+def _checked(dataset: DatasetDict, what: str) -> DatasetDict:
+    """`dataset` without the images that do not decode, if it is of the form that `load` promises."""
+    return _check_form(_without_unreadable(_check_form(dataset, what)), what)
+
+
+def _load_hub(name: str, config_name: str | None) -> DatasetDict:
+    try:
+        return datasets.load_dataset(name, config_name)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        asked = name if config_name is None else f"{name} (configuration {config_name})"
+        raise UserError(
+            f"cannot load {asked}: it is neither a folder here nor a data set that could be reached on the Hub; "
+            "name a saved data set, a folder of images (<split>/<class>/<file>), or the id of a Hub data set "
+            f"({_first_line(error)})"
+        ) from error
+
+
+def _load_saved(path: Path) -> DatasetDict:
+    try:
+        if not (path / "dataset_dict.json").exists():
+            return DatasetDict(train=_load_saved_split(path))
+        splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        return DatasetDict({split: _load_saved_split(path / split) for split in splits})
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} is a damaged saved data set; build it again ({_first_line(error)})") from error
+
+
+def _load_saved_split(path: Path) -> Dataset:
+    # `datasets` writes a split without rows as no file at all, and cannot read it back.
+    if not json.loads((path / "state.json").read_text(encoding="utf-8"))["_data_files"]:
+        raise UserError(f"the saved split {path} has no rows")
+    return datasets.load_from_disk(path)
+
+
+def _load_plain(path: Path) -> DatasetDict:
+    # The splits are named here, because `datasets` would find them in any part of a path: a file
+    # `neutrophil/test_1.jpg` would be test data, and a folder `TEST` training data.
+    splits: dict[str, list[str]] = {}
+    others = []
+    for folder in subfolders(path):
+        split = SPLIT_OF_FOLDER.get(folder.name.lower())
+        if split:
+            splits.setdefault(split, []).append(f"{folder.name}/**")
+        else:
+            others.append(folder)
+    if splits:
+        for folder in others:
+            logger.warning("%s is ignored, as it is no split like its neighbours", folder)
+    else:
+        nested = next((folder for folder in _walk(path) if folder.name.lower() in SPLIT_OF_FOLDER), None)
+        if nested:
+            raise UserError(f"{path} holds the split folder {nested} too deep; name the folder {nested.parent}")
+        splits = {"train": ["**"]}
+    in_order = {split: splits[split] for split in dict.fromkeys(SPLIT_OF_FOLDER.values()) if split in splits}
+    try:
+        return datasets.load_dataset("imagefolder", data_dir=str(path), data_files=in_order)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is neither a saved data set nor a folder of images laid out <class>/<file> or "
+            f"<split>/<class>/<file> ({_first_line(error)})"
+        ) from error
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for child in subfolders(folder):
+        yield child
+        yield from _walk(child)
+
+
+def _without_unreadable(dataset: DatasetDict) -> DatasetDict:
+    unreadable, kept = [], {}
+    for split, part in dataset.items():
+        encoded = part.cast_column("image", Image(decode=False))
+        good = []
+        for index, image in enumerate(tqdm(encoded["image"], desc=f"Checking {split}", unit="file", disable=None)):
+            content = image["bytes"]
+            try:
+                reason = why_unreadable(Path(image["path"]).read_bytes() if content is None else content)
+            except OSError as error:
+                reason = error.strerror
+            if reason:
+                unreadable.append((image["path"], reason))
+            else:
+                good.append(index)
+        kept[split] = part if len(good) == part.num_rows else part.select(good)
+    log_unreadable(unreadable)
+    return DatasetDict(kept)
+
+
+def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
+    """Return `dataset`, or raise `UserError` if it is not of the form that `load` promises."""
+    class_names = None
+    for split, part in dataset.items():
+        if not isinstance(part.features.get("image"), Image) or not isinstance(part.features.get("label"), ClassLabel):
+            found = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in part.features.items())
+            raise UserError(
+                f"split {split} of {what} has the columns {found or 'none'}; image (Image) and label (ClassLabel) "
+                "were expected: rename columns with rename_column, make labels with class_encode_column, lay out a "
+                "plain folder <split>/<class>/<file> with two classes or more"
+            )
+        if not part.num_rows:
+            raise UserError(f"split {split} of {what} has no rows")
+        if unlabelled := sum(label is None or label < 0 for label in part["label"][:]):
+            raise UserError(f"split {split} of {what} has {unlabelled} rows without a label; filter them out")
+        names = part.features["label"].names
+        if class_names not in (None, names):
+            raise UserError(f"the splits of {what} differ in their classes: {class_names} and, in {split}, {names}")
+        class_names = names
+    return dataset
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

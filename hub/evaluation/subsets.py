@@ -1,0 +1,142 @@
+"""A split as a whole and in the parts that matter."""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from hub.data.bccd import doubtful_labels
+from hub.evaluation.format import format_percent
+from hub.evaluation.intervals import bootstrap_intervals
+from hub.evaluation.metrics import WBCMetric
+
+# The columns of a data set that say which image a row is.
+KNOWN_COLUMNS = ("file_name", "dataset", "photograph", "field")
+
+
+def evaluate_logits(
+    logits: np.ndarray,
+    references: np.ndarray,
+    label_names: Sequence[str],
+    columns: Mapping[str, Sequence],
+    seen_fields: set[str] = frozenset(),
+    known: np.ndarray | None = None,
+) -> dict:
+    """Evaluate a model on a split, as a whole and in parts.
+
+    Args:
+        logits: float (N, C).
+        references: N true class ids, integers in [0, C).
+        label_names: The C names of the classes.
+        columns: Those of `KNOWN_COLUMNS` that the split has, N values each; None where a value is unknown.
+        seen_fields: The fields that the training images show.
+        known: bool (N,), whether the model takes the image for one of its classes at all. Default: it was not asked.
+
+    Returns:
+        The figures of `WBCMetric` with intervals, calibration error and, where photographs are known, those of
+        photographs; with `known`, `kept`, the share of images for which it is true; `label_names`; `num_images`; and
+        `subsets`, the same for each part by its name, with its `title`:
+
+        - each data set by its name, where the split has a column `dataset`;
+        - `<K>_classes`, where only K classes occur, over these classes: what an answer is worth when the others are
+          known to be out of the question;
+        - `<K>_shared_classes`, where the other data sets have images of only K of the classes: the images of these,
+          and over these;
+        - `without_doubtful_labels`, without the photographs of `hub/doubtful_labels.csv`;
+        - `without_seen_fields`, without images of `seen_fields`.
+
+        Of a split of several data sets, the last four are given for each, with its name in front: `bccd_4_classes`.
+    """
+    photographs = columns.get("photograph", [None] * len(references))
+    results = _figures(logits, references, label_names, photographs, known)
+    results["subsets"] = {
+        name: {"title": title}
+        | _figures(
+            logits[np.ix_(rows, classes)],
+            np.searchsorted(classes, references[rows]),
+            [label_names[index] for index in classes],
+            [photographs[row] for row in rows],
+            known if known is None else known[rows],
+        )
+        for name, title, rows, classes in _subsets(references, len(label_names), columns, seen_fields)
+    }
+    return results
+
+
+def _figures(logits, references, label_names: Sequence[str], photographs: Sequence[str | None], known) -> dict:
+    photographs = None if all(name is None for name in photographs) else photographs
+    results = WBCMetric().compute(
+        predictions=logits.argmax(-1),
+        references=references,
+        label_names=label_names,
+        photographs=photographs,
+        probabilities=softmax(logits),
+        intervals=True,
+    )
+    if known is not None:
+        results["kept"] = float(known.mean())
+        # Whether an image is known is a prediction, too, that should be "yes".
+        drawn = bootstrap_intervals(
+            known.astype(int), np.ones(len(known), int), ["no", "yes"], photographs=photographs
+        )
+        results["intervals"]["kept"] = drawn["accuracy"]
+    return results | {"label_names": list(label_names), "num_images": len(references)}
+
+
+def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_fields: set[str]) -> list[tuple]:
+    """(name, title, rows, class ids) of each part that `evaluate_logits` tells of."""
+    every_row, every_class = np.arange(len(references)), np.arange(num_labels)
+    wholes = [("", "", every_row)]
+    found = []
+    if "dataset" in columns:
+        origin = np.array(columns["dataset"])
+        wholes = [(f"{name}_", f"{name}, ", every_row[origin == name]) for name in dict.fromkeys(columns["dataset"])]
+        found = [(prefix[:-1], prefix[:-1], rows, every_class) for prefix, _, rows in wholes]
+    avoided = (
+        (
+            "without_doubtful_labels",
+            "without doubtful labels",
+            "photograph",
+            {row["photograph"] for row in doubtful_labels()},
+        ),
+        ("without_seen_fields", "without fields that training images show", "field", seen_fields),
+    )
+    occurring = [np.unique(references[whole]) for *_, whole in wholes]
+    shared = functools.reduce(np.intersect1d, occurring)
+    for (prefix, of, whole), classes in zip(wholes, occurring, strict=True):
+        if len(classes) < num_labels:
+            title = f"{of}only the {len(classes)} classes that occur"
+            found.append((f"{prefix}{len(classes)}_classes", title, whole, classes))
+        if 1 < len(shared) < len(classes):
+            title = f"{of}only the {len(shared)} classes that all data sets have"
+            rows = whole[np.isin(references[whole], shared)]
+            found.append((f"{prefix}{len(shared)}_shared_classes", title, rows, shared))
+        for name, title, column, values in avoided:
+            if column in columns:
+                rows = np.array([row for row in whole if columns[column][row] not in values], dtype=int)
+                if 0 < len(rows) < len(whole):
+                    found.append((prefix + name, of + title, rows, every_class))
+    return found
+
+
+def parts_rows(results: dict) -> list[list[str]]:
+    """The `subsets` of what `evaluate_logits` returns as the rows of a table, the first one the head."""
+    rows = [["Images", "Number", "Photographs", "Accuracy (%)", "Macro F1 (%)", "Calibration error (%)"]]
+    if "kept" in results:
+        rows[0].append("Kept (%)")
+    for part in results["subsets"].values():
+        accuracy, macro_f1, calibration_error = (
+            format_percent(part, name) for name in ("accuracy", "macro_f1", "expected_calibration_error")
+        )
+        if not all(map(sum, part["confusion_matrix"])):
+            macro_f1 = "–"  # Classes without an image count as 0 in it, which would say nothing of the others.
+        photographs = str(part.get("num_photographs", "–"))
+        rows.append([part["title"], f"{part['num_images']:,}", photographs, accuracy, macro_f1, calibration_error])
+        if "kept" in results:
+            rows[-1].append(format_percent(part, "kept"))
+    return rows
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).double().softmax(-1).numpy()

@@ -1,0 +1,114 @@
+"""Reads images with a classifier: `python -m hub predict`."""
+
+import csv
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+from transformers import AutoModelForImageClassification
+
+from hub.files import UserError, check_output
+from modeling_wbc import Field
+
+logger = logging.getLogger(__name__)
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """The files among `paths`, and those in the folders among them, at any depth, that Pillow knows by their ending.
+
+    Raises:
+        UserError: A path does not exist, or there is no file at all.
+    """
+    known = Image.registered_extensions()
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in known)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"no such file or folder: {path}")
+    if not found:
+        raise UserError("the folders hold no image")
+    return found
+
+
+def load_classifier(source: str):
+    """A classifier of white cells by its folder or id, in evaluation mode.
+
+    Raises:
+        OSError: It cannot be loaded, or is another kind of model.
+    """
+    try:
+        model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
+    if not hasattr(model, "analyze"):
+        raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
+    return model.eval()
+
+
+def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:
+    """Each path with what `model.analyze` says of it, or with None where it cannot be read, which is logged."""
+    for path in paths:
+        try:
+            yield path, model.analyze(path)
+        except ValueError as error:
+            logger.warning(f"{error}; going on with the next")
+            yield path, None
+
+
+def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw: bool = False) -> dict:
+    """Find and classify the white cells of images, and write them to `output/cells.csv`, a row for each.
+
+    Args:
+        images: Files, or folders of images.
+        model: A classifier, by folder or id on the Hub.
+        output: A folder to write; new or empty.
+        draw: Whether to write each image with its cells drawn in, too.
+
+    Returns:
+        `counts`, the number of known cells of each type; `unknown`, how many cells look like none; `images`, how many
+        were read; `unreadable`, how many could not be.
+
+    Raises:
+        UserError: There is no image, or `output` is not empty.
+        OSError: The classifier cannot be loaded.
+    """
+    check_output(output)
+    paths = find_images(images)
+    model = load_classifier(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    output.mkdir(parents=True, exist_ok=True)
+    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    counts, unknown, unreadable = Counter(), 0, 0
+    with open(output / "cells.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["file", "left", "top", "right", "bottom", "score", "label", "known", "distance", "novelty", *labels]
+        )
+        for number, (path, field) in enumerate(tqdm(read_images(model, paths), total=len(paths), unit="image")):
+            if field is None:
+                unreadable += 1
+                continue
+            counts.update(field.counts)
+            unknown += field.unknown
+            for cell in field.cells:
+                box = [f"{side:.1f}" for side in cell.box]
+                shares = [f"{share:.5f}" for share in cell.probabilities.values()]
+                known = "yes" if cell.known else "no"
+                measures = [f"{measure:.3f}" for measure in (cell.distance, cell.novelty)]
+                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, known, *measures, *shares])
+            if draw:
+                with Image.open(path) as image:
+                    field.draw(image).save(output / f"{number:05d}-{path.stem}.png")
+    return {
+        "counts": {label: counts[label] for label in labels},
+        "unknown": unknown,
+        "images": len(paths) - unreadable,
+        "unreadable": unreadable,
+    }

@@ -1,0 +1,1 @@
+"""Staged repositories, and pushes of one commit each."""

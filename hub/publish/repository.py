@@ -1,0 +1,187 @@
+"""What the three repositories have in common: staged in a folder, pushed as one commit."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from hub.files import HTTP_ERRORS, UserError, one_line, writing
+
+# The Hub's own, in every repository from its first commit on.
+_KEPT = ".gitattributes"
+
+
+def check_repo_id(repo_id: str) -> str:
+    """Return `repo_id`, or raise `UserError` if it is not the id NAME/NAME of a repository."""
+    try:
+        validate_repo_id(repo_id)
+        if repo_id.count("/") == 1:
+            return repo_id
+        reason = "the name of its owner, a slash and its own name were expected"
+    except HFValidationError as error:
+        reason = one_line(error)
+    raise UserError(f"{repo_id!r} is not the id of a repository, such as NAME/wbc-ibn-resnet34: {reason}")
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """The files of a staged repository by their paths in it, sorted.
+
+    Raises `UserError` where there are none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if not files:
+        raise UserError(f"{folder} is empty: there is nothing to push")
+    return files
+
+
+def push(
+    folder: Path,
+    repo_id: str,
+    repo_type: str,
+    commit_message: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+) -> CommitInfo | None:
+    """Make a repository on the Hub hold what `folder` holds, by one commit or none.
+
+    Large files are uploaded first, which nobody sees, and uploaded only once however often a push is repeated; then
+    one commit adds them all, and removes what `folder` does not hold. The repository and the branch are created if
+    there are none. A push that breaks off leaves every revision as it was; of a repository that it created, the
+    empty first commit stays. The commit is refused where somebody else has committed in the meantime.
+
+    Args:
+        folder: The staged repository.
+        repo_id: Its id, NAME/NAME.
+        repo_type: `model`, `dataset` or `space` (of Gradio).
+        commit_message: The title of the commit.
+        private: Whether only its owner may see it, if it is created; one that exists must be private already.
+        revision: The branch to commit to. Default: `main`.
+        create_pr: Whether to open a pull request on `main` with the commit, instead of putting it there.
+
+    Returns:
+        What the Hub says of the commit; None where it holds the same files already, and nothing was committed.
+
+    Raises:
+        UserError: There is no token, or the Hub or the network refuses; the message says what to do.
+    """
+    files = files_of(folder)
+    api = HfApi(token=_token())
+    repo = {"repo_id": repo_id, "repo_type": repo_type}
+    new_branch = False
+    try:
+        sdk = "gradio" if repo_type == "space" else None
+        api.create_repo(**repo, private=private or None, exist_ok=True, space_sdk=sdk)
+        if private and not api.repo_info(**repo).private:
+            raise UserError(f"{repo_id} exists and is public: make it private in its settings, or omit --private")
+        try:
+            head = api.repo_info(**repo, revision=revision).sha
+        except RevisionNotFoundError:
+            api.create_branch(**repo, branch=revision)
+            new_branch = True
+            head = api.repo_info(**repo, revision=revision).sha
+        there = set(api.list_repo_files(**repo, revision=head)) - {_KEPT}
+        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
+        operations += [CommitOperationDelete(name) for name in sorted(there - files.keys())]
+        commit = api.create_commit(
+            **repo,
+            operations=operations,
+            commit_message=commit_message,
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+    except BaseException as error:
+        if new_branch:  # which would show main's files under the name of what was to come
+            api.delete_branch(**repo, branch=revision)
+        if isinstance(error, (*HTTP_ERRORS, ValueError)) and not isinstance(error, UserError):
+            raise UserError(
+                f"the push to {repo_id} broke off: {one_line(error)}. A commit is made of all the files or of none: "
+                "run the same command again, which uploads only what is missing"
+            ) from error
+        raise
+    return None if commit.oid == head else commit
+
+
+def stage_to(output: Path, repo_id: str, stage: Callable[[Path], None]) -> dict[str, int]:
+    """Write a repository to a folder, without network: all of it or, after any failure, none.
+
+    Args:
+        output: The folder; new or empty.
+        repo_id: The id that the repository is to have on the Hub.
+        stage: Writes the repository to the folder that it is called with.
+
+    Returns:
+        The size in bytes of each file, by its path in the repository.
+
+    Raises:
+        UserError: `repo_id` is no id, `output` is not empty, or `stage` says so.
+    """
+    check_repo_id(repo_id)
+    with writing(output) as folder:
+        folder.mkdir()
+        stage(folder)
+        return sizes_of(folder)
+
+
+def publish(
+    repo_id: str,
+    repo_type: str,
+    stage: Callable[[Path], None],
+    commit_message: str | None = None,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    create_pr: bool = False,
+    dry_run: bool = False,
+) -> tuple[dict[str, int], CommitInfo | None]:
+    """Stage a repository and push it to the Hub as one commit, see `push`.
+
+    Args:
+        repo_id, repo_type, private, revision, create_pr: As for `push`.
+        stage: Writes the repository to the folder that it is called with.
+        commit_message: The title of the commit. Default: "Publish the " and the type.
+        dry_run: Whether to touch nothing on the Hub.
+
+    Returns:
+        The size in bytes of each file, by its path in the repository, and what `push` returns; None in a dry run.
+
+    Raises:
+        UserError: As for `push`, or `stage` says so.
+    """
+    check_repo_id(repo_id)
+    if not dry_run:
+        _token()  # missed before the work, not after it
+    with tempfile.TemporaryDirectory(prefix="wbc-") as name:
+        folder = Path(name)
+        stage(folder)
+        sizes = sizes_of(folder)
+        if dry_run:
+            return sizes, None
+        message = commit_message or f"Publish the {repo_type}"
+        return sizes, push(
+            folder, repo_id, repo_type, message, private=private, revision=revision, create_pr=create_pr
+        )
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """The size in bytes of each file of a staged repository, by its path in it."""
+    return {name: path.stat().st_size for name, path in files_of(folder).items()}
+
+
+def _token() -> str:
+    token = get_token()
+    if token is None:
+        raise UserError(
+            "no token of the Hub: create one with write access at https://huggingface.co/settings/tokens, then log "
+            "in with `hf auth login` or put it into the environment variable HF_TOKEN"
+        )
+    return token

@@ -1,0 +1,91 @@
+"""The checkpoint that is published: what it loads as, what it answers, and that its papers tell the truth."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hub.data.pbc import PBC_CLASSES
+from hub.evaluation.format import format_percent, markdown_table, ood_tables
+from hub.evaluation.subsets import parts_rows
+from hub.study import ood
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "hub" / "checkpoint"
+BCCD = os.environ.get("WBC_BCCD_DIR")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return AutoModelForImageClassification.from_pretrained(FOLDER, trust_remote_code=True).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return AutoImageProcessor.from_pretrained(FOLDER, trust_remote_code=True)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return json.loads((FOLDER / "results.json").read_text())
+
+
+def test_weights_are_float16_and_load_as_float32(model, processor):
+    weights = load_file(FOLDER / "model.safetensors")
+    assert {weight.dtype for weight in weights.values() if weight.is_floating_point()} == {torch.float16}
+    assert (FOLDER / "model.safetensors").stat().st_size < 45e6
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+    assert set(model.config.id2label.values()) == set(PBC_CLASSES)
+    assert processor.do_find_cell
+    assert processor.size.height == model.config.image_size
+    assert not [path for path in FOLDER.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl", ".ckpt")]
+
+
+def test_its_code_is_that_of_this_repository():
+    copies = {path.name: path.read_text() for path in FOLDER.glob("*.py")}
+    assert {"modeling_wbc.py", "image_processing_wbc.py", "novelty_wbc.py"} <= copies.keys()
+    for name, copy in copies.items():
+        assert copy == (ROOT / "modeling_wbc" / name).read_text(), f"{name}: export the checkpoint again"
+
+
+def test_refuses_what_is_no_smear(model, monkeypatch):
+    monkeypatch.setattr(ood, "_DRAWN", 4)
+    monkeypatch.setattr(ood, "_CROPS", 0)
+    images = list(ood.ood_images())
+    fields = model.analyze([image for _, image in images])
+    assert sum(len(field.cells) > 0 for field in fields) > 5
+    assert [kind for (kind, _), field in zip(images, fields, strict=True) if sum(field.counts.values())] == []
+
+
+@pytest.mark.skipif(BCCD is None, reason="WBC_BCCD_DIR names no folder of BCCD")
+def test_answers_test_simple_as_its_results_say(model, processor, results):
+    told = results["splits"]["test_simple"]
+    files = sorted(Path(BCCD, "images", "TEST_SIMPLE").glob("*/*.jpeg"))
+    assert len(files) == told["num_images"] == 71
+    confusion = torch.zeros(8, 8, dtype=int)
+    known = 0
+    for path in files:
+        with Image.open(path) as image, torch.no_grad():
+            output = model(**processor(image.convert("RGB"), return_tensors="pt"))
+        confusion[model.config.label2id[path.parent.name.lower()], int(output.logits.argmax())] += 1
+        known += float(output.novelty) <= model.config.max_novelty
+    assert confusion.tolist() == told["confusion_matrix"]
+    assert known / 71 == pytest.approx(told["kept"])
+
+
+def test_card_and_readme_show_the_results(model, results):
+    assert results["temperature"] == model.config.temperature
+    assert results["max_novelty"] == model.config.max_novelty
+    test = results["splits"]["test"]
+    assert markdown_table(parts_rows(test)) in (FOLDER / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    for part in ("bccd_4_classes", "bccd", "bccd_without_doubtful_labels", "pbc"):
+        for figure in ("accuracy", "expected_calibration_error", "kept"):
+            assert format_percent(test["subsets"][part], figure) in readme, (part, figure)
+    for table in ood_tables(results):
+        assert markdown_table(table) in readme
