@@ -83,6 +83,8 @@ def read_predictions(path: Path) -> Predictions:
     columns = list(table.columns)
     if not {"label", "prediction"} <= set(columns):
         raise UserError(f"{path} has the columns {columns}; label and prediction were expected; {_REMEDY}")
+    if table.empty:
+        raise UserError(f"{path} holds no image; {_REMEDY}")
     names = columns[columns.index("prediction") + 1 :]
     ids = [pd.Index(names).get_indexer(table[column]) for column in ("label", "prediction")]
     if (np.stack(ids) < 0).any():

@@ -242,7 +242,7 @@ def _finish_curves(axes: Axes, title: str, share: bool) -> None:
     """Title, axes and grid of curves over epochs; `share`: of values in [0, 1], shown in percent."""
     axes.set_title(title, fontsize=12, loc="left")
     axes.set_xlabel("Epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(left=0)
     if share:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
