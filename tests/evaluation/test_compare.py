@@ -156,6 +156,7 @@ def test_predictions_are_written_and_read_to_the_byte(tmp_path):
         (b"label,prediction,ig\nig,platelet,1\n", "has no column of probabilities"),
         (b"label,prediction,ig\nig,ig,much\n", "a probability that is no number"),
         (b"label,prediction,ig\n", "holds no image"),
+        (b"label,prediction,ig,platelet\nig,ig,1,0\nig,ig,1", "a probability that is no number"),
     ],
 )
 def test_other_files_are_refused(tmp_path, content, message):
