@@ -4,7 +4,6 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from transformers import initialization as init
 from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
-from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, ModelOutput
+from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
@@ -25,6 +24,7 @@ from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
+from .output_wbc import WBCImageClassifierOutput
 
 
 class WBCPreTrainedModel(ResNetPreTrainedModel):
@@ -94,9 +94,8 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         """Save weights, configuration, image processor and code.
 
         The auto classes of transformers load the folder with `trust_remote_code=True`. An image processor already in
-        the folder stays; otherwise one is written that resizes whole images to `config.image_size` and normalises
-        them by ImageNet's mean and standard deviation. Arguments are those of
-        [`transformers.PreTrainedModel.save_pretrained`].
+        the folder stays; otherwise one is written that resizes whole images to `config.image_size`. Arguments are
+        those of [`transformers.PreTrainedModel.save_pretrained`].
         """
         # Transformers adds only the class that is saved.
         self.config.auto_map = {
@@ -163,36 +162,6 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
                 f"pixel_values must have shape (N, {self.config.num_channels}, H, W), got {tuple(pixel_values.shape)}"
             )
         return super().forward(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
-
-
-@dataclass
-class WBCImageClassifierOutput(ModelOutput):
-    """Outputs of [`WBCForImageClassification`].
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, with labels only): equation 12, `cross_entropy` + lambda `center_loss`.
-        logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax, already divided by
-            `config.temperature`.
-        distance (`torch.Tensor` of shape `(N,)`): Euclidean distance of the embedding to the nearest class centre, at
-            least 0, float32.
-        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): OOD score, at least 0, of the first stage's
-            feature map, see [`SmearNovelty`]. Images beyond `config.max_novelty` belong to none of the classes.
-        embeddings (`torch.Tensor` of shape `(N, 512)`): pooled features, the input of the classifier and the centre
-            loss.
-        hidden_states (tuple of five `torch.Tensor` of shape `(N, C, H, W)`, on request): the feature maps before and
-            after every stage.
-        cross_entropy (`torch.Tensor` of shape `()`, with labels only): equation 7.
-        center_loss (`torch.Tensor` of shape `()`, with labels only): L_f, equation 10.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    distance: Tensor | None = None
-    novelty: Tensor | None = None
-    embeddings: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    cross_entropy: Tensor | None = None
-    center_loss: Tensor | None = None
 
 
 class WBCForImageClassification(WBCPreTrainedModel):
