@@ -26,8 +26,8 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 class WBCImageProcessorKwargs(ImagesKwargs, total=False):
     """Options of a call, see [`WBCImageProcessor`]."""
 
-    # Names of crops as they are saved in `preprocessor_config.json`: `crop_size` is transformers' own, the size in
-    # pixels of a crop at the middle of the image.
+    # Saved in `preprocessor_config.json` as `window_*`, since `crop_size` is transformers' own name for the size in
+    # pixels of a centre crop.
     do_find_cell: bool
     window_size: int | float
     window_unit: str

@@ -251,7 +251,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         return self.position_logits(self.resnet(pixel_values).last_hidden_state)
 
     def position_logits(self, feature_map: Tensor) -> Tensor:
-        """Class activation maps (N, K, h, w) of the last feature map (N, 512, h, w)."""
+        """Logits (N, K, h, w) of each position of the last feature map (N, 512, h, w): class activation maps."""
         linear = self.classifier[-1]
         return F.conv2d(feature_map, linear.weight[:, :, None, None], linear.bias) / self.config.temperature
 
