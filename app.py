@@ -207,7 +207,7 @@ class Classifier:
         answer["cells"] = [
             {
                 "box": list(cell.box),
-                "window": list(cell.window),
+                "window": list(cell.crop_box),
                 "label": cell.label,
                 "confidence": cell.probabilities[cell.label],
                 "probabilities": cell.probabilities,

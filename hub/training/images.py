@@ -58,7 +58,7 @@ class CellImages(torch.utils.data.Dataset):
                 image = v2.functional.to_pil_image(self.stain(image))
             box = self._box(image, index) if find_cell else torch.zeros(4)
             if box.any() and self.augment is None:
-                (image,) = self.image_processor.crop(image, self.image_processor.windows(box[None]))
+                (image,) = self.image_processor.crop(image, self.image_processor.crop_boxes(box[None]))
             elif box.any():
                 image = CellCrop(self.image_processor, self.augment)(image, box)
             elif self.augment is not None:

@@ -531,7 +531,7 @@ def test_windows_vary_in_place_and_size_about_the_cell():
     image = draw_field("neutrophil", 4, (640, 480))
     processor = Watched(size=600)  # so large that nothing is scaled down
     boxes, _ = processor.find_cells(image)
-    left, top, right, bottom = processor.windows(boxes[:1])[0].tolist()
+    left, top, right, bottom = processor.crop_boxes(boxes[:1])[0].tolist()
     Watched.cut = []
     window = train.CellCrop(processor, lambda piece: piece)
     torch.manual_seed(0)
