@@ -452,7 +452,7 @@ def _docs(commands) -> None:
             measured = results.read("detection")
             return markdown_table(detector_rows({part: measured[part] for part in ("all", "test")}))
 
-        given = {"ablations": study("ablations"), "rivals": study("rivals"), "detector": detector}
+        given = {"ablations": study("ablations"), "baselines": study("baselines"), "detector": detector}
         differences = update(check=args.check, given=given)
         print("\n".join(differences or ["README, docs and model card say what the results say"]))
         if differences and args.check:

@@ -98,8 +98,13 @@ def figure_text(results: Results, address: str) -> str:
     """
     percent = address.endswith(" %")
     value, holder, key = results.find(address.removesuffix(" %"))
-    if isinstance(holder, dict) and key in holder.get("intervals", {}):
-        return format_percent(holder, key)
+    match holder:
+        case {"intervals": {**intervals}} if key in intervals:
+            return format_percent(holder, key)
+        case {"interval": [low, high]} if key == "mean":
+            return format_interval((value, low, high))
+        case {"difference": _, "low": _, "high": _} if key == "difference":
+            return _text(holder)
     if percent and isinstance(value, int | float):
         return f"{100 * value:.1f}"
     text = _text(value)
@@ -113,8 +118,6 @@ def _text(value: Any) -> str | None:
     match value:
         case {"difference": difference, "low": low, "high": high}:
             return "{} ({} to {})".format(*(f"{100 * part:+.1f}" for part in (difference, low, high)))
-        case {"mean": mean, "interval": [low, high]}:
-            return format_interval((mean, low, high))
         case [int() | float(), int() | float(), int() | float()]:
             return format_interval(value)
         case bool() | dict() | list() | None:
