@@ -241,12 +241,12 @@ def card_text(checkpoint: Path) -> str:
 
 
 def update(
-    root: Path = ROOT, *, check: bool = False, given: Mapping[str, Callable[[Results], str]] | None = None
+    root: Path | None = None, *, check: bool = False, given: Mapping[str, Callable[[Results], str]] | None = None
 ) -> list[str]:
     """Bring README, docs and the checkpoint's card in line with the results.
 
     Args:
-        root: The repository.
+        root: The repository. Default: the one that this file is in.
         check: Whether to leave the files as they are.
         given: Tables that other rooms write, by name.
 
@@ -256,6 +256,7 @@ def update(
     Raises:
         UserError: A mark names nothing in the results.
     """
+    root = root or ROOT
     results, found = Results(root), []
     for path in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")
