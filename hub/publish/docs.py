@@ -226,7 +226,7 @@ def render(text: str, results: Results, given: Mapping[str, Callable[[Results], 
 def card_text(checkpoint: Path) -> str:
     """Render the model card of a checkpoint from its `results.json`."""
     # PyTorch and transformers come with it; the texts above do without.
-    from hub.publish.model import write_report_card
+    from hub.publish.model import write_results_card
     from hub.publish.model_card import PLOTS
 
     results = json.loads((checkpoint / "results.json").read_text(encoding="utf-8"))
@@ -236,7 +236,7 @@ def card_text(checkpoint: Path) -> str:
         for name in PLOTS:  # The card shows the plots that lie beside it.
             if (checkpoint / name).is_file():
                 (folder / name).touch()
-        write_report_card(folder, results)
+        write_results_card(folder, results)
         return (folder / "README.md").read_text(encoding="utf-8")
 
 
