@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations):
+    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations, _docs):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -429,6 +429,36 @@ def _run_ablations(args: argparse.Namespace) -> None:
     from hub.study.ablations import run
 
     print(run(args.output, args.dataset, args.rows, args.budget, args.imagenet, args.report))
+
+
+# --- Docs ---
+
+
+def _docs(commands) -> None:
+    docs = commands.add_parser("docs", help="write the figures of README, docs and model card from the results")
+    docs.add_argument("--check", action="store_true", help="change nothing; exit with 1 and name what differs")
+
+    def run(args: argparse.Namespace) -> None:
+        from hub.evaluation.format import markdown_table
+        from hub.files import UserError
+        from hub.publish.docs import update
+        from hub.study.ablations import report
+        from hub.study.detection import detector_rows
+
+        def study(name: str) -> Callable:
+            return lambda results: "\n\n".join(f"{caption}\n\n{rows}" for caption, rows in report(results.read(name)))
+
+        def detector(results) -> str:
+            measured = results.read("detection")
+            return markdown_table(detector_rows({part: measured[part] for part in ("all", "test")}))
+
+        given = {"ablations": study("ablations"), "baselines": study("baselines"), "detector": detector}
+        differences = update(check=args.check, given=given)
+        print("\n".join(differences or ["README, docs and model card say what the results say"]))
+        if differences and args.check:
+            raise UserError(f"{len(differences)} passages differ from the results: run `python -m hub docs`")
+
+    docs.set_defaults(run=run)
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

@@ -99,10 +99,10 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         confidence = np.array([max(float(row[name]) for name in names) for row in answers])
         reliability[f"{title}, test"] = confidence, np.array([row["prediction"] == row["label"] for row in answers])
     plot_reliability(reliability, folder / "reliability.png")
-    _write_report_card(folder, results)
+    write_results_card(folder, results)
 
 
-def _write_report_card(folder: Path, results: dict, **options) -> None:
+def write_results_card(folder: Path, results: dict, **options) -> None:
     """Write the card of what `report` found, `results`, beside it; `options` are those of `write_card`."""
     test, stages = results["splits"]["test"], results["training"]
     parts, sections = {}, []
@@ -160,7 +160,7 @@ def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None
     examples = [Path(shutil.copy(path, folder / "examples")) for path in sorted(_EXAMPLES.glob("*.jpg"))]
     (folder / ONNX_NAME).parent.mkdir()
     export_onnx(checkpoint, folder / ONNX_NAME)
-    _write_report_card(
+    write_results_card(
         folder,
         json.loads((checkpoint / "results.json").read_text(encoding="utf-8")),
         model_id=repo_id,
