@@ -26,7 +26,7 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 import train
 from hub.data.bccd import BCCD_CLASSES
 from hub.data.columns import features
-from hub.data.load import foremost_cell, load, save
+from hub.data.load import load, save
 from hub.data.photographs import PhotographIndex
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.files import UserError
