@@ -24,6 +24,7 @@ from hub.data.bccd import (
     extract_images,
     find_photographs,
     publisher_split,
+    read_cell_labels,
     read_labels,
     validation_photographs,
 )
@@ -85,7 +86,7 @@ def test_what_does_not_decode_is_named_and_left_out(bccd, caplog, monkeypatch, l
     whole = jpeg(9, (96, 96))
     (folder / "cut.jpeg").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpeg").write_bytes(b"")
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "notes.txt").write_text("not an image", encoding="utf-8")
     (folder / "folder").mkdir()
     dataset = build(bccd)
     assert counts(dataset)["train"] == [3] * 4
@@ -178,8 +179,17 @@ def test_kaggles_layout_and_the_archives(raw, built, tmp_path):
 
 def test_labels_are_rows_with_one_label_and_a_photograph(tmp_path):
     path = tmp_path / "labels.csv"
-    path.write_text('\ufeff,Image,Category\n,3,MONOCYTE\n,1,"NEUTROPHIL, EOSINOPHIL"\n,2,\n,0,BASOPHIL\n,4,MONOCYTE\n')
+    path.write_text(
+        '\ufeff,Image,Category\n,3,MONOCYTE\n,1,"NEUTROPHIL, EOSINOPHIL"\n,2,\n,0,BASOPHIL\n,4,MONOCYTE\n',
+        encoding="utf-8",
+    )
     names = [f"BloodImage_{number:05d}" for number in range(4)]
+    assert read_cell_labels(path, names) == {
+        "BloodImage_00003": ["monocyte"],
+        "BloodImage_00001": ["neutrophil", "eosinophil"],
+        "BloodImage_00002": [],
+        "BloodImage_00000": ["basophil"],
+    }
     assert list(read_labels(path, names).items()) == [
         ("BloodImage_00003", "monocyte"),
         ("BloodImage_00000", "basophil"),

@@ -79,7 +79,7 @@ def server(monkeypatch):
 def archive(tmp_path, monkeypatch):
     """The bytes of a small archive laid out as the published one; its counts pass for the published ones."""
     make_bccd(tmp_path / "raw" / "wbc-classification-1a2b" / "_inputs" / "images")
-    (tmp_path / "raw" / "wbc-classification-1a2b" / "README.md").write_text("read me")
+    (tmp_path / "raw" / "wbc-classification-1a2b" / "README.md").write_text("read me", encoding="utf-8")
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:
         for path in sorted((tmp_path / "raw").rglob("*")):

@@ -158,7 +158,8 @@ def test_a_saved_data_set_of_another_form_is_explained(bccd, tmp_path):
     dataset.save_to_disk(tmp_path / "empty")
     # What save_to_disk makes of a split without rows, in the versions that can write one.
     state = tmp_path / "empty" / "test" / "state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text(encoding="utf-8")), "_data_files": []}))
+    known = json.loads(state.read_text(encoding="utf-8"))
+    state.write_text(json.dumps({**known, "_data_files": []}), encoding="utf-8")
     with pytest.raises(UserError, match=r"split .*test has no rows"):
         load(tmp_path / "empty")
     other = dataset["test"].cast(Features({**dataset["test"].features, "label": ClassLabel(names=list("abcd"))}))

@@ -1,9 +1,11 @@
 """The command that builds a data set: what it prints, refuses and leaves behind."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,49 +20,71 @@ from tests.raw_folders import counts, make_pbc
 ROOT = Path(__file__).resolve().parents[2]
 
 
-# A build that stops in the middle of saving and says so.
-STUCK = """
-import runpy, sys, time
+# A process that imports once, then forks a build for each line that it reads: one that stops in the middle of saving.
+# It prints the build's process id, and its exit status.
+BUILDS = """
+import json, os, runpy, sys, time
 from pathlib import Path
 from datasets import DatasetDict
+import hub.publish.dataset
+
 def stuck(self, path):
     Path(path).mkdir()
-    Path(path, "half").write_text("x")
+    Path(path, "half").touch()
     print("saving", flush=True)
     time.sleep(60)
+
 DatasetDict.save_to_disk = stuck
-sys.argv[0] = "hub"
-runpy.run_module("hub", run_name="__main__", alter_sys=True)
+for line in sys.stdin:
+    arguments, output, errors = json.loads(line)
+    build = os.fork()
+    if not build:
+        os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), 1)
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv = ["hub", *arguments]
+        runpy.run_module("hub", run_name="__main__", alter_sys=True)
+    print(build, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(build, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_a_killed_build_leaves_no_output(bccd, tmp_path, number, status):
-    place = tmp_path / "place"
-    arguments = ["dataset", "build", "bccd", "--source", str(bccd), "--output", str(place / "out")]
+@pytest.fixture(scope="module")
+def builds():
+    """A process of `BUILDS`."""
     with subprocess.Popen(
-        [sys.executable, "-c", STUCK, *arguments],
+        [sys.executable, "-c", BUILDS],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         # A shell that starts tests in the background has Ctrl-C ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
-        try:
-            while "saving" not in (line := process.stdout.readline()):
-                assert line, process.stderr.read()
-            assert list(place.glob(".out.partial-*"))
-            process.send_signal(number)
-            errors = process.communicate(timeout=30)[1]
-        finally:
-            process.kill()
-    assert process.returncode == status
-    assert "Traceback" not in errors
-    assert not (place / "out").exists()
+        yield process
+        process.stdin.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_build_leaves_no_output(builds, bccd, tmp_path, number, status):
+    place, output, errors = tmp_path / "place", tmp_path / "output.txt", tmp_path / "errors.txt"
+    arguments = ["dataset", "build", "bccd", "--source", str(bccd), "--output", str(place / "out")]
+    print(json.dumps([arguments, str(output), str(errors)]), file=builds.stdin, flush=True)
+    pid = int(builds.stdout.readline())
+    try:
+        deadline = time.monotonic() + 60
+        while not (output.exists() and "saving" in output.read_text(encoding="utf-8")):
+            assert time.monotonic() < deadline, errors.read_text(encoding="utf-8")
+            time.sleep(0.02)
+        assert os.listdir(place) == [f".out.partial-{pid}"]
+        os.kill(pid, number)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    assert int(builds.stdout.readline()) == status
+    assert "Traceback" not in errors.read_text(encoding="utf-8")
     if number == signal.SIGKILL:
-        assert os.listdir(place) == [f".out.partial-{process.pid}"]
+        assert os.listdir(place) == [f".out.partial-{pid}"]
         save(build_bccd(bccd)[0], place / "out")
         assert os.listdir(place) == ["out"]
     else:
@@ -92,16 +116,17 @@ def test_the_command_builds_pbc_with_a_seed(tmp_path, capsys):
     assert load(tmp_path / "out")["test"]["file_name"][:] == expected
 
 
-def test_a_user_error_is_one_line(bccd, tmp_path):
-    result = run_hub("dataset", "build", "bccd", "--source", tmp_path / "nowhere", "--output", tmp_path / "out")
-    assert result.returncode == 1
-    assert not result.stdout
-    assert result.stderr == f"error: no such folder: {tmp_path / 'nowhere'}\n"
+def test_a_user_error_is_one_line(tmp_path, capsys):
+    arguments = ["dataset", "build", "bccd", "--source", str(tmp_path / "nowhere"), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err == f"error: no such folder: {tmp_path / 'nowhere'}\n"
 
 
 def test_a_filled_output_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "file").write_text("x")
+    (tmp_path / "out" / "file").write_text("x", encoding="utf-8")
     monkeypatch.setattr(Publisher, "build", lambda *arguments: pytest.fail("built"))
     assert main(["dataset", "build", "bccd", "--source", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'out'} exists and is not empty")
