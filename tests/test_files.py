@@ -97,7 +97,7 @@ def test_remains_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
     assert sorted(os.listdir(tmp_path)) == left
 
 
-def test_an_error_is_told_in_one_line():
+def test_an_error_is_printed_on_one_line():
     assert one_line(ValueError("no such\n  thing")) == "no such thing"
     assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
     assert issubclass(UserError, ValueError)

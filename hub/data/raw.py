@@ -114,7 +114,7 @@ def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, d
 
 def why_unreadable(content: bytes) -> str | None:
     """Say why an encoded image does not decode to its last pixel; None if it does."""
-    # Another library may have told Pillow to pad truncated files with grey.
+    # Another library may have set Pillow to pad truncated files with grey.
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with PILImage.open(io.BytesIO(content)) as image:

@@ -19,7 +19,7 @@ from tests.raw_folders import BCCD_COUNTS, counts, jpeg, make_bccd
 
 
 class Server:
-    """An HTTP server of one file that misbehaves as told; it records the Range header of every request."""
+    """An HTTP server of one file that misbehaves on demand; it records the Range header of every request."""
 
     def __init__(self):
         self.content = b""

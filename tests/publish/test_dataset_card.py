@@ -17,7 +17,7 @@ from hub.publish.dataset_card import findings
 from tests.raw_folders import augmented, encode
 
 
-def test_what_is_not_as_expected_is_told(raw, built, tmp_path):
+def test_exceptions_are_found(raw, built, tmp_path):
     """A file of TRAIN's photographs in TEST, a photograph shown twice in TEST_SIMPLE, and one of none."""
     copy = tmp_path / "raw"
     shutil.copytree(raw, copy)
@@ -25,18 +25,18 @@ def test_what_is_not_as_expected_is_told(raw, built, tmp_path):
     stray.rename(copy / "images" / "TEST" / "MONOCYTE" / "stray.jpeg")
     simple = sorted((copy / "images" / "TEST_SIMPLE" / "NEUTROPHIL").iterdir())[0]
     (simple.parent / "twin.jpeg").write_bytes(simple.read_bytes())
-    foreign = copy / "images" / "TEST" / "LYMPHOCYTE" / "foreign.jpeg"
-    foreign.write_bytes(augmented(draw_field("lymphocyte", seed=555, size=(640, 480)), 0))
+    unknown = copy / "images" / "TEST" / "LYMPHOCYTE" / "unknown.jpeg"
+    unknown.write_bytes(augmented(draw_field("lymphocyte", seed=555, size=(640, 480)), 0))
     found = findings(*build_bccd(copy))
-    told = "\n".join(found["exceptions"])
-    assert "`TEST/LYMPHOCYTE/foreign.jpeg` shows no photograph of its class." in told
-    assert "`TEST/MONOCYTE/stray.jpeg` shows BloodImage_" in told
-    assert "of TRAIN's side" in told
-    assert "twin.jpeg` both show BloodImage_" in told
+    exceptions = "\n".join(found["exceptions"])
+    assert "`TEST/LYMPHOCYTE/unknown.jpeg` shows no photograph of its class." in exceptions
+    assert "`TEST/MONOCYTE/stray.jpeg` shows BloodImage_" in exceptions
+    assert "of TRAIN's side" in exceptions
+    assert "twin.jpeg` both show BloodImage_" in exceptions
     assert found["shown"]["test"]["matched"] == found["shown"]["test"]["files"] - 1
 
 
-def test_the_command_tells_what_it_found_and_writes_a_card(raw, tmp_path, capsys):
+def test_the_command_prints_its_findings_and_writes_a_card(raw, tmp_path, capsys):
     output = tmp_path / "out"
     assert main(["dataset", "build", "bccd", "--source", str(raw), "--output", str(output)]) == 0
     printed = capsys.readouterr().out

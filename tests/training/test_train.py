@@ -31,6 +31,7 @@ from hub.data.photographs import PhotographIndex
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.files import UserError
 from hub.training.calibration import fit_novelty, fit_temperature
+from hub.training.images import foremost_cell
 from modeling_wbc import SmearNovelty, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parents[2]
