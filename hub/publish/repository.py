@@ -10,7 +10,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from hub.files import HTTP_ERRORS, UserError, one_line, writing
+from hub.files import HUB_ERRORS, UserError, one_line, writing
 
 # The Hub's own, in every repository from its first commit on.
 _KEPT = ".gitattributes"
@@ -102,7 +102,7 @@ def push(
     except BaseException as error:
         if new_branch:  # which would show main's files under the name of what was to come
             api.delete_branch(**repo, branch=revision)
-        if isinstance(error, (*HTTP_ERRORS, ValueError)) and not isinstance(error, UserError):
+        if isinstance(error, (*HUB_ERRORS, ValueError)) and not isinstance(error, UserError):
             raise UserError(
                 f"the push to {repo_id} broke off: {one_line(error)}. A commit is made of all the files or of none: "
                 "run the same command again, which uploads only what is missing"

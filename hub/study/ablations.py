@@ -31,7 +31,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Pr
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.data.bccd import BCCD_CLASSES
-from hub.data.load import foremost_cell, load
+from hub.data.load import load
 from hub.evaluation.compare import Predictions, compare_predictions, read_predictions
 from hub.evaluation.format import markdown_table
 from hub.evaluation.intervals import bootstrap_intervals
@@ -39,6 +39,7 @@ from hub.evaluation.metrics import expected_calibration_error
 from hub.evaluation.plots import plot_embeddings, plot_runs
 from hub.files import UserError, writing
 from hub.study.baselines import BASELINES, load_baseline
+from hub.training.images import foremost_cell
 from hub.training.memory import keep_freed_memory
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 from modeling_wbc.configuration_wbc import NORM_LAYOUTS

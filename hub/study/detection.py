@@ -14,8 +14,8 @@ from torch import Tensor
 from torchvision.ops import box_iou
 from tqdm import tqdm
 
+from hub.data.bccd import publisher_split, read_cell_labels, read_labels
 from hub.data.pbc import PBC_CLASSES
-from hub.data.photographs import publisher_split, read_labels, read_rows
 from hub.evaluation.compare import mistaken_photographs
 from hub.evaluation.format import format_interval, text_table
 from hub.evaluation.intervals import wilson_interval
@@ -233,7 +233,7 @@ def measure(bccd: Path, output: Path, pbc: Path | None = None, model: str | os.P
         findings = find_annotated(find, photographs, bccd / "Annotations")
         names = [path.stem for path in photographs.glob("*.jpg")]
         _, test = publisher_split(read_labels(bccd / "labels.csv", names))
-        rows = read_rows(bccd / "labels.csv", names)
+        rows = read_cell_labels(bccd / "labels.csv", names)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error
     results = {

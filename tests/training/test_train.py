@@ -26,11 +26,12 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 import train
 from hub.data.bccd import BCCD_CLASSES
 from hub.data.columns import features
-from hub.data.load import foremost_cell, load, save
+from hub.data.load import load, save
 from hub.data.photographs import PhotographIndex
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.files import UserError
 from hub.training.calibration import fit_novelty, fit_temperature
+from hub.training.images import foremost_cell
 from modeling_wbc import SmearNovelty, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parents[2]
