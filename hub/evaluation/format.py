@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from hub.evaluation.inputs import class_keys
-from hub.evaluation.metrics import FIGURES
+from hub.evaluation.inputs import FIGURES, class_keys
 
 # Ma et al. (2020), table 1: precision, recall and F1 of each class in percent.
 PAPER_TABLE_1 = {

@@ -6,7 +6,8 @@ The files that `metrics.py` needs import each other relatively: `evaluate.load` 
 from collections.abc import Sequence, Sized
 
 import numpy as np
-import torch
+
+FIGURES = ("precision", "recall", "f1")
 
 
 def checked_ids(predictions, references, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -74,4 +75,6 @@ def class_keys(label_names: Sequence[str]) -> list[str]:
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Softmax over the last axis, computed in float64: logits float (N, C) to probabilities float64 (N, C)."""
+    import torch  # takes seconds, and most of what checks inputs does without
+
     return torch.from_numpy(logits).double().softmax(-1).numpy()

@@ -13,10 +13,9 @@ import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from .grouping import calibration_gaps, cluster_ids, majority_right
-from .inputs import check_length, checked_ids, class_ids, class_keys
+from .inputs import FIGURES, check_length, checked_ids, class_ids, class_keys
 from .intervals import bootstrap_intervals
 
-FIGURES = ("precision", "recall", "f1")
 _DESCRIPTION = """\
 Accuracy, and precision, recall and F1 of every class, with their plain and support-weighted means, and the confusion
 matrix."""
