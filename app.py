@@ -51,10 +51,10 @@ PROGRESS = gr.Progress()
 
 
 class Handlers:
-    """What the page and its API do at each event, with one classifier for all visitors.
+    """The functions behind the events of the page and behind its API.
 
-    Of a handler that Gradio batches, every argument is a list of the values of several visitors, and so is every
-    output.
+    Gradio batches the requests of several visitors to `look` and `classify`: every argument is then a list with a
+    value for each visitor, and so is every output.
     """
 
     def __init__(self, classifier: Classifier, dataset: str | None):
@@ -91,8 +91,9 @@ class Handlers:
     def classify(self, image: list[str]) -> list[list[dict]]:
         """Classify the white blood cells of one smear image.
 
-        Returns the type of its foremost cell with calibrated probabilities, or says that it is doubtful or that the
-        image shows no smear, and every cell that was found: box, type, probabilities. For research only, no diagnosis.
+        Returns every detected cell with its box, type and calibrated probabilities. The type of the image is that of
+        its most distinct known cell; the `status` is "sure", "doubtful", "unknown" (no blood smear), "empty" (no cell
+        detected) or "unreadable". For research only, no diagnosis.
 
         Args:
             image: JPEG, PNG, TIFF, BMP, WebP or GIF, at most 256 MB.
@@ -118,8 +119,8 @@ class Handlers:
     def classify_batch(self, files: list[str], progress=PROGRESS) -> list[dict]:  # noqa: D417
         """Classify the white blood cells of up to 1,000 smear images, or of a ZIP archive of them.
 
-        Returns for each file what `classify` returns for one, in their order; a file that cannot be read is one whose
-        `status` is "unreadable", with the reason as its `remark`. For research only, no diagnosis.
+        Returns an answer like that of `classify` for each image, in their order. The `status` of a file that cannot be
+        read is "unreadable", and its `remark` gives the reason. For research only, no diagnosis.
 
         Args:
             files: images or ZIP archives, at most 256 MB each.

@@ -77,10 +77,10 @@ def _bar(label: str, count: int, total: int) -> str:
     if label in NORMAL_PERCENT:
         low, high = NORMAL_PERCENT[label]
         normal = text("differential.normal_range", low=low, high=high).html
-        band = f'<i class="usual" style="left:{low}%;width:{high - low}%"></i>'
+        band = f'<i class="normal" style="left:{low}%;width:{high - low}%"></i>'
     return (
         f'<div class="bar"><span class="type">{type_name(label).html}</span>'
-        f'<span class="track" aria-hidden="true">{band}<i class="share" style="width:{percent:.1f}%"></i></span>'
+        f'<span class="track" aria-hidden="true">{band}<i class="part" style="width:{percent:.1f}%"></i></span>'
         f'<span class="figure">{percent:.1f} % ({count:,})</span><span class="range">{normal}</span></div>'
     )
 

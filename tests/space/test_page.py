@@ -18,6 +18,7 @@ from space.texts import CELL_TYPES
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "outputs" / "screenshots"
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+expect.set_options(timeout=60_000)  # for machines that are busy otherwise
 
 
 @pytest.fixture
