@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -102,7 +103,8 @@ class Handlers:
 
     def look_at_many(self, files: list[str], progress=PROGRESS) -> list:
         """Show many images: a summary, thumbnails and a table."""
-        sources, answers, thumbnails = read_uploads(files), [], {}
+        sources, answers = read_uploads(files), []
+        thumbnails: dict[str, list[str]] = {}
         for answer, preview in self._answers(sources, len(files), progress):
             answers.append(answer)
             for cell in answer["cells"]:
@@ -238,9 +240,12 @@ def _many_images() -> tuple[gr.File, gr.HTML, list[gr.Dataframe]]:
     return upload, summary, tables
 
 
-# Requests that Gradio hands over together, one batch at a time.
-_BATCHED = {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
-_MANY = {"concurrency_limit": 1, "concurrency_id": "many images"}
+MANY_IMAGES: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "many images"}
+
+
+def _batched() -> dict[str, Any]:
+    """Return the options of events whose requests Gradio batches, one batch at a time."""
+    return {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
 
 
 def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
@@ -249,11 +254,15 @@ def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
     answer = gr.JSON(visible="hidden")
     described = [tab.verdict, *tab.probabilities]
     outputs = [tab.upload, answer, tab.field, tab.cells, *described, tab.opacity]
-    looking = {"trigger_mode": "always_last", "api_visibility": "private", "show_progress_on": [tab.verdict]}
-    tab.upload.upload(handlers.look, tab.upload, outputs, **looking, **_BATCHED)
+    looking: dict[str, Any] = {
+        "trigger_mode": "always_last",
+        "api_visibility": "private",
+        "show_progress_on": [tab.verdict],
+    }
+    tab.upload.upload(handlers.look, tab.upload, outputs, **looking, **_batched())
     example = tab.examples.click(handlers.take_example, None, tab.upload, api_visibility="private")
-    example.then(handlers.look, tab.upload, outputs, **looking, **_BATCHED)
-    choosing = {"queue": False, "api_visibility": "private"}
+    example.then(handlers.look, tab.upload, outputs, **looking, **_batched())
+    choosing: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     mark = "(answer, index) => { markCell(index); return [answer, index]; }"
     tab.cells.input(handlers.describe, [answer, tab.cells], described, js=mark, **choosing)
     # A click on a box does not go through the row of numbers, which appears a moment after the boxes.
@@ -266,8 +275,10 @@ def _api(handlers: Handlers) -> None:
     with gr.Group(visible=False):
         one, several = gr.File(label="image"), gr.File(label="files", file_count="multiple")
         button = gr.Button()
-        button.click(handlers.classify, one, gr.JSON(label="answer"), api_name="classify", **_BATCHED)
-        button.click(handlers.classify_batch, several, gr.JSON(label="answers"), api_name="classify_batch", **_MANY)
+        button.click(handlers.classify, one, gr.JSON(label="answer"), api_name="classify", **_batched())
+        button.click(
+            handlers.classify_batch, several, gr.JSON(label="answers"), api_name="classify_batch", **MANY_IMAGES
+        )
 
 
 def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
@@ -289,12 +300,14 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
             with gr.Tab(I18N("wbc.about")):
                 gr.HTML(about(classifier), apply_default_css=False)
         _connect_one_image(one_image, handlers)
-        upload.upload(handlers.look_at_many, upload, [upload, summary, *tables], api_visibility="private", **_MANY)
+        upload.upload(
+            handlers.look_at_many, upload, [upload, summary, *tables], api_visibility="private", **MANY_IMAGES
+        )
         _api(handlers)
     return page.queue(max_size=MAX_REQUESTS)
 
 
-def theme() -> gr.themes.Default:
+def theme() -> gr.themes.Base:
     """Return Gradio's theme with the visitor's own fonts, none fetched, and greys with a contrast above 4.5."""
     return gr.themes.Default(
         primary_hue="blue", font=["ui-sans-serif", "system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -90,7 +91,7 @@ class Classifier:
 
     def _read(self, name: str, source) -> tuple[dict, Image.Image | None]:
         """Return an answer without cells, and the image if it can be read."""
-        answer = {"file": name, "status": "unreadable", "label": None, "confidence": None}
+        answer: dict[str, Any] = {"file": name, "status": "unreadable", "label": None, "confidence": None}
         answer |= {"probabilities": None, "remark": "", "width": None, "height": None, "cells": []}
         try:
             if isinstance(source, Exception):
@@ -115,7 +116,8 @@ def _add_cells(answer: dict, cells: Iterable) -> None:
     answer["cells"] = [
         {
             "box": list(cell.box),
-            "window": list(cell.window),
+            # Published checkpoints of earlier releases call it `window`.
+            "window": list(cell.crop_box if hasattr(cell, "crop_box") else cell.window),
             "label": cell.label,
             "confidence": cell.probabilities[cell.label],
             "probabilities": cell.probabilities,

@@ -42,7 +42,7 @@ def _dataset_examples(folder: Path, dataset: str) -> list[Path]:
     from datasets import load_dataset
 
     rows = load_dataset(dataset, split="test", streaming=True).cast_column("image", ImageFeature(decode=False))
-    first = {}
+    first: dict[int, bytes] = {}
     for row in islice(rows, _SEARCHED_ROWS):
         first.setdefault(row["label"], row["image"]["bytes"])
     for label, content in sorted(first.items())[:_MAX_EXAMPLES]:
