@@ -63,7 +63,9 @@ class Handlers:
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
         # long as this object.
         self._folder = tempfile.TemporaryDirectory(prefix="examples-")
-        self.examples, self.examples_title = copy_examples(Path(self._folder.name), dataset)
+        self.examples, self.examples_title = copy_examples(
+            Path(self._folder.name), dataset, classifier.image_processor.fetch_images
+        )
 
     def look(self, paths: list[str]) -> tuple[list, ...]:
         """Show images, each on the page of its visitor."""
@@ -293,7 +295,9 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         gr.HTML(_header(), apply_default_css=False)
         with gr.Tabs():
             with gr.Tab(I18N("wbc.one")):
-                examples = examples_row(handlers.examples, handlers.examples_title)
+                examples = examples_row(
+                    handlers.examples, handlers.examples_title, classifier.image_processor.fetch_images
+                )
                 one_image = _one_image(examples, len(classifier.labels))
             with gr.Tab(I18N("wbc.many")):
                 upload, summary, tables = _many_images()

@@ -68,6 +68,8 @@ def read_image(source) -> Image.Image:
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Convert a PIL image as `read_image` does.
 
+    What Pillow has loaded of a file already stays as loaded: of 16 bits per channel in colour the upper 8.
+
     Raises:
         ValueError: if the values are out of range, or the layout of the file needs a package that is missing.
     """
@@ -237,13 +239,17 @@ def _decode_otherwise(file: BinaryIO, error: UnidentifiedImageError) -> Image.Im
 
 def _decode_deep(image: ImageFile.ImageFile, pages: int) -> tuple[Image.Image, int]:
     """Decode what Pillow reads wrongly or in part of a file; return other images as they are, and the page count."""
-    tiff = image.tag_v2 if image.format == "TIFF" and image.tile else {}
+    tiff = image.tag_v2 if image.format == "TIFF" else {}
     if tiff.get(_SUBFILE_TYPE, 0) & 1 and image.tell() == 0:
         raise ValueError("its first page is a preview, as in a camera's raw file; export it as TIFF, PNG or JPEG")
     rawmodes = {str(tile.args if isinstance(tile.args, str) else tile.args[0]) for tile in image.tile if tile.args}
     deep = any(";16" in rawmode for rawmode in rawmodes) and image.mode in ("RGB", "RGBA", "RGBX", "LA")
     planar = tiff.get(_PLANAR) == 2
-    if planar and (len(image.getbands()) != tiff.get(_SAMPLES) or (max(tiff.get(_BITS, (1,))) > 8 and not deep)):
+    if (
+        image.tile
+        and planar
+        and (len(image.getbands()) != tiff.get(_SAMPLES) or (max(tiff.get(_BITS, (1,))) > 8 and not deep))
+    ):
         return _decode_tiff(image.fp), 1
     if tiff and pages == 3 and image.tell() == 0 and image.mode in _GREY_MODES:
         return _join_pages(image)
