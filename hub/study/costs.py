@@ -17,8 +17,8 @@ from modeling_wbc import WBCConfig, WBCForImageClassification
 
 BATCH_SIZE = 64
 # How long each network is timed: some dozens of images, and at least a few training steps on a CPU.
-_SECONDS_OF_INFERENCE = 0.5
-_SECONDS_OF_TRAINING = 4.0
+SECONDS_OF_INFERENCE = 0.5
+SECONDS_OF_TRAINING = 4.0
 
 
 def measure_costs(networks: Iterable[str], image_size: int | None) -> dict:
@@ -94,14 +94,14 @@ def _cost(model: PreTrainedModel, device: torch.device) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
 
-    gmacs, latency = count_gmacs(model, image), _median_seconds(classify, _SECONDS_OF_INFERENCE)
+    gmacs, latency = count_gmacs(model, image), _median_seconds(classify, SECONDS_OF_INFERENCE)
     model.train()
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "image_size": size,
         "gmacs": gmacs,
         "latency_ms": 1000 * latency,
-        "images_per_second": BATCH_SIZE / _median_seconds(step, _SECONDS_OF_TRAINING),
+        "images_per_second": BATCH_SIZE / _median_seconds(step, SECONDS_OF_TRAINING),
     }
 
 

@@ -78,7 +78,8 @@ def audit(source: Path, output: Path) -> tuple[list[Judgement], list[Judgement]]
     wrong = [judgement for judgement in judgements if judgement.predicted != judgement.label]
     output.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(map(asdict, judgements))
-    table.to_csv(output / "judgements.csv", index=False, float_format="%.3f", encoding="utf-8")
+    path = output / "judgements.csv"
+    table.to_csv(path, index=False, float_format="%.3f", lineterminator="\r\n", encoding="utf-8")
     audit_sheet(wrong, photographs, source / "Annotations").save(output / "wrong.png")
     return judgements, wrong
 

@@ -47,6 +47,9 @@ def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
     Raises:
         UserError: `bccd` holds no annotated photographs.
     """
+    if bccd is not None:  # first, so that missing annotations are reported at once
+        photographs, processor = bccd / "Original_Images", WBCImageProcessor()
+        findings = find_annotated(lambda image: processor.find_cells(image)[0], photographs, bccd / "Annotations")
     for kind, draw in (
         ("drawn scenes", _scene),
         ("noise", _noise),
@@ -64,8 +67,6 @@ def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
             left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
             yield "sample images", image.crop((left, top, left + width, top + height))
     if bccd is not None:
-        photographs, processor = bccd / "Original_Images", WBCImageProcessor()
-        findings = find_annotated(lambda image: processor.find_cells(image)[0], photographs, bccd / "Annotations")
         for half in empty_halves(findings, photographs):
             yield "red cells", half
 
@@ -151,7 +152,7 @@ def _text(rng: np.random.Generator) -> Image.Image:
 
 @torch.no_grad()
 def ood_scores(model, processor, images: Iterable[Image.Image], batch_size: int = 64) -> np.ndarray:
-    """The OOD scores (novelty) of N images as `processor` crops them: float32 (N,), higher for less smear-like ones."""
+    """OOD scores (novelty) of N images as `processor` crops them: float32 (N,), higher for less smear-like ones."""
     images, scores = iter(images), []
     while batch := list(islice(images, batch_size)):
         pixel_values = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in batch])
