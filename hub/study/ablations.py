@@ -89,7 +89,7 @@ def _agree_on_plan(output: Path, budget: tuple[int, int] | None, imagenet: bool)
     if not path.is_file():
         write_json(path, plan)
     elif read_json(path) != plan:
-        raise UserError(f"{path} tells of another budget: name the same, or another --output")
+        raise UserError(f"{path} holds another budget: name the same --budget and --imagenet, or another --output")
     return plan
 
 

@@ -199,14 +199,14 @@ def measure(
     smears = smears[split]
     images = list(ood_images(bccd))
     fields = [model.analyze(image) for _, image in tqdm(images, desc="OOD", unit="image")]
-    strange = _foremost_scores(model, processor, images, fields)
+    ood = _foremost_scores(model, processor, images, fields)
     rows = tqdm(smears, desc=split, unit="image")
-    familiar = ood_scores(model, processor, (row["image"].convert("RGB") for row in rows))
+    in_distribution = ood_scores(model, processor, (row["image"].convert("RGB") for row in rows))
     origins = smears["dataset"][:] if "dataset" in smears.column_names else [split] * len(smears)
 
     results = {
-        "ood": _refused([kind for kind, _ in images], fields, strange > threshold),
-        "smears": _kept(origins, familiar, strange, threshold),
+        "ood": _refused([kind for kind, _ in images], fields, ood > threshold),
+        "smears": _kept(origins, in_distribution, ood, threshold),
     }
     output.mkdir(parents=True, exist_ok=True)
     write_json(output / "ood_results.json", results)
@@ -243,14 +243,14 @@ def _refused(kinds: Sequence[str], fields: Sequence[Field], refused_as_a_cell: n
     }
 
 
-def _kept(origins: Sequence[str], familiar: np.ndarray, strange: np.ndarray, threshold: float) -> dict:
+def _kept(origins: Sequence[str], in_distribution: np.ndarray, ood: np.ndarray, threshold: float) -> dict:
     """The share of smears within the threshold, and the separation from OOD images, for each data set of smears."""
     figures = {}
-    for name, scores in pd.Series(familiar).groupby(np.array(origins), sort=False):
-        is_ood = np.r_[np.zeros(len(scores)), np.ones(len(strange))]
+    for name, scores in pd.Series(in_distribution).groupby(np.array(origins), sort=False):
+        is_ood = np.r_[np.zeros(len(scores)), np.ones(len(ood))]
         figures[name] = {
             "images": len(scores),
             "kept": float((scores <= threshold).mean()),
-            "auroc": {"novelty": float(roc_auc_score(is_ood, np.r_[scores, strange]))},
+            "auroc": {"novelty": float(roc_auc_score(is_ood, np.r_[scores, ood]))},
         }
     return figures

@@ -114,4 +114,4 @@ def test_runs_what_is_missing_and_nothing_twice(data, tmp_path, monkeypatch, cap
 
     code, told = run(epochs="2")
     assert code == 1
-    assert "tells of another budget" in told.err
+    assert "holds another budget" in told.err
