@@ -1,5 +1,7 @@
 """The costs of the networks."""
 
+import functools
+
 import pytest
 import torch
 
@@ -27,7 +29,8 @@ def test_multiplications_and_additions_are_those_of_the_articles():
 def test_every_network_is_timed_with_the_threads_of_the_caller(monkeypatch):
     monkeypatch.setattr(costs, "SECONDS_OF_INFERENCE", 0.01)
     monkeypatch.setattr(costs, "SECONDS_OF_TRAINING", 0.01)
-    monkeypatch.setattr(costs, "BATCH_SIZE", 4)
+    tiny = functools.partial(WBCConfig, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    monkeypatch.setattr(costs, "WBCConfig", tiny)
     threads, before = [], torch.get_num_threads()
     forward = WBCForImageClassification.forward
 
@@ -46,7 +49,7 @@ def test_every_network_is_timed_with_the_threads_of_the_caller(monkeypatch):
     assert [*measured["networks"]] == ["ibn"]
     cost = measured["networks"]["ibn"]
     assert cost["image_size"] == 64
-    assert cost["parameters"] == sum(p.numel() for p in WBCForImageClassification(WBCConfig()).parameters())
+    assert cost["parameters"] == sum(p.numel() for p in WBCForImageClassification(tiny()).parameters())
     assert cost["latency_ms"] > 0
-    # A training step of four images takes longer than one image.
-    assert 0 < cost["images_per_second"] < 4 * 1000 / cost["latency_ms"]
+    # A training step of 64 images takes longer than one image.
+    assert 0 < cost["images_per_second"] < 64 * 1000 / cost["latency_ms"]
