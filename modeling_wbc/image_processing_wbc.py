@@ -93,7 +93,8 @@ class WBCImageProcessor(ViTImageProcessor):
             `reading_wbc.py`.
 
         Raises:
-            ValueError: if an image cannot be read; the message names the file and the reason.
+            ImageReadError: a `ValueError` and `OSError`, if an image cannot be read; the message names the file and
+                the reason.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]

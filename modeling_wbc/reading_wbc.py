@@ -34,6 +34,10 @@ _DOWNLOAD_TIMEOUT = 60.0  # seconds
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SAMPLES, _ORIENTATION, _PLANAR = 254, 258, 262, 277, 274, 284
 
 
+class ImageReadError(OSError, ValueError):
+    """An image that cannot be read. The message names the file and the reason."""
+
+
 def read_image(source) -> Image.Image:
     """Read one image.
 
@@ -48,7 +52,7 @@ def read_image(source) -> Image.Image:
         of a TIFF are joined as red, green and blue, and are one page.
 
     Raises:
-        ValueError: if the image cannot be read; the message names the file and the reason.
+        ImageReadError: if the image cannot be read.
     """
     name = _name(source)
     try:
@@ -60,9 +64,9 @@ def read_image(source) -> Image.Image:
     except Image.DecompressionBombError as error:
         most = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
         reason = f"it states more than {most}, as a decompression bomb does; cut out a part of it"
-        raise ValueError(f"cannot read the image {name}: {reason}") from error
+        raise ImageReadError(f"cannot read the image {name}: {reason}") from error
     except Exception as error:  # decoders raise errors of every kind for damaged files
-        raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
+        raise ImageReadError(f"cannot read the image {name}: {error or type(error).__name__}") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -347,4 +351,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-__all__ = ["read_image", "rgb_pixels", "to_eight_bits", "upright_rgb"]
+__all__ = ["ImageReadError", "read_image", "rgb_pixels", "to_eight_bits", "upright_rgb"]

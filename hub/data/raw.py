@@ -10,7 +10,7 @@ from PIL import ImageFile
 from tqdm.auto import tqdm
 
 from hub.files import UserError
-from modeling_wbc.reading_wbc import read_image
+from modeling_wbc.reading_wbc import ImageReadError, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def why_unreadable(content: bytes) -> str | None:
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         read_image(content)
-    except ValueError as error:
+    except ImageReadError as error:
         return str(error).removeprefix("cannot read the image in memory: ")
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageClassification
 from hub.evaluation.format import text_table
 from hub.files import UserError, check_output
 from modeling_wbc import Cell, Field
+from modeling_wbc.reading_wbc import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +62,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
             unknown += field.unknown
             writer.writerows(_row(path, cell) for cell in field.cells)
             if draw:
-                with Image.open(path) as image:
-                    field.draw(image).save(output / f"{number:05d}-{path.stem}.png")
+                field.draw(read_image(path)).save(output / f"{number:05d}-{path.stem}.png")
     return {
         "counts": {label: counts[label] for label in labels},
         "unknown": unknown,
