@@ -115,20 +115,21 @@ def rgb_pixels(image: np.ndarray | Tensor, channels_first: bool | None = None) -
         # NumPy has no bfloat16; float32 holds what matters of all floats.
         array = (image.float() if image.is_floating_point() else image).numpy(force=True)
         return torch.from_numpy(rgb_pixels(array, channels_first)).to(image.device)
-    pixels = image
+    axis = -1
     if image.ndim == 2:
-        pixels = image[None]
-    elif image.ndim == 3 and not (image.shape[0] in (1, 3, 4) if channels_first is None else channels_first):
-        pixels = np.moveaxis(image, -1, 0)
-    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3, 4) or pixels.size == 0:
+        image = image[..., None]
+    elif image.ndim == 3 and (image.shape[0] in (1, 3, 4) if channels_first is None else channels_first):
+        axis = 0
+    if image.ndim != 3 or image.shape[axis] not in (1, 3, 4) or image.size == 0:
         raise ValueError(
             "an image must have one channel (grey), three channels (RGB) or four (RGBA), first or last, and at least "
             f"one pixel, got {image.dtype} {image.shape}"
         )
-    if len(pixels) == 4:
-        colors, alpha = to_eight_bits(pixels[:3]), to_eight_bits(pixels[3])
-        return np.array(_to_rgb(_merged("RGBA", (*colors, alpha)))).transpose(2, 0, 1)
-    pixels = to_eight_bits(pixels)
+    colors, alpha = np.split(image, [3], axis)
+    pixels = np.moveaxis(to_eight_bits(colors), axis, 0)
+    if alpha.size:
+        rgba = _merged("RGBA", [*pixels, *np.moveaxis(to_eight_bits(alpha), axis, 0)])
+        return np.array(_to_rgb(rgba)).transpose(2, 0, 1)
     if len(pixels) == 1:
         return np.repeat(pixels, 3, axis=0)
     return pixels if pixels.flags.writeable and min(pixels.strides) >= 0 else pixels.copy()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
@@ -12,6 +13,7 @@ from transformers.image_utils import ChannelDimension
 
 from hub.files import UserError
 from hub.training.augmentation import CellCrop
+from modeling_wbc.reading_wbc import read_image
 
 
 def foremost_cell(image_processor, image: Image.Image) -> Tensor:
@@ -32,7 +34,7 @@ class CellImages(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0, stain=None):
-        self.dataset = dataset
+        self.dataset = dataset.cast_column("image", ImageFeature(decode=False))  # `read_image` decodes
         self.image_processor = image_processor
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
@@ -56,7 +58,7 @@ class CellImages(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        image: Image.Image = self.dataset[index]["image"].convert("RGB")
+        image = read_image(self.dataset[index]["image"])
         find_cell = self.image_processor.do_find_cell
         with self._drawing(index):
             if self.stain is not None:
