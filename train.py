@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = load_network(model_args, source, dataset_names, args.do_train)
     baseline = None if isinstance(model, WBCForImageClassification) else describe_baseline(model)
     image_processor = load_image_processor(
-        source, model.config.image_size, data_args.find_cell, normalization_of(model) if baseline else None
+        source, model.config.image_size, data_args.find_cell, normalization_of(model)
     )
     # The model's order of the classes counts, which need not be the dataset's.
     label_ids = [model.config.label2id[name] for name in dataset_names]
@@ -90,18 +90,15 @@ def main(arguments: list[str] | None = None) -> None:
     images = partial(CellImages, image_processor=image_processor, label_ids=label_ids, seed=args.seed)
     trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
 
-    if args.do_train:
-        metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
-    if model_args.calibrate or (args.do_train and trainer.eval_dataset is not None):
+    if model_args.calibrate or (args.do_train and "validation" in dataset):
         calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
     if args.do_train:
-        description = describe_training(
-            trainer, data_args, source, baseline, calibration, runtime=metrics["train_runtime"]
-        )
-        save_training(trainer, metrics, description)
+        save_training(trainer, describe_training(trainer, metrics, data_args, source, baseline, calibration))
     elif model_args.calibrate:
         save_calibration(trainer, calibration)
+
     if args.do_eval:
         results = evaluate(trainer, dataset, images, names)
         if trainer.is_world_process_zero():

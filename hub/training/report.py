@@ -60,8 +60,8 @@ def evaluate_split(
     return results
 
 
-def save_training(trainer: WBCTrainer, metrics: dict, description: dict) -> None:
-    """Save the trained model, the Trainer's state and `train_results.json`, its figures and `describe_training`.
+def save_training(trainer: WBCTrainer, description: dict) -> None:
+    """Save the trained model, the Trainer's state and, as `train_results.json`, what `describe_training` returned.
 
     Raises:
         UserError: The output folder cannot be written.
@@ -71,7 +71,7 @@ def save_training(trainer: WBCTrainer, metrics: dict, description: dict) -> None
         trainer.save_model(_internal_call=True)  # Not pushed before its card is written.
         trainer.save_state()
         if trainer.is_world_process_zero():
-            write_json(folder / TRAINING_NAME, metrics | description)
+            write_json(folder / TRAINING_NAME, description)
 
 
 def save_calibration(trainer: WBCTrainer, calibration: str) -> None:
@@ -91,24 +91,24 @@ def save_calibration(trainer: WBCTrainer, calibration: str) -> None:
 
 def describe_training(
     trainer: WBCTrainer,
+    metrics: dict[str, float],
     data_args: DataArguments,
     base_model: str | None,
     baseline: str | None,
     calibration: str,
-    runtime: float,
 ) -> dict:
     """Describe a training run for the model card.
 
     Args:
         trainer: The trainer, after training.
+        metrics: The figures that `trainer.train` returned.
         data_args: The data set and the augmentation.
         base_model: The id or folder of the initial weights; None for random ones.
         baseline: The network in words, if it is a baseline and not the paper's.
         calibration: The fitted values in words, see `hub.training.calibration.calibrate`.
-        runtime: Duration of the training in seconds.
 
     Returns:
-        `command`, `dataset`, `base_model` and `recipe`, the hyperparameters by their name on the card.
+        `metrics`, and `command`, `dataset`, `base_model` and `recipe`, the hyperparameters by their name on the card.
     """
     args, processor = trainer.args, trainer.processing_class
     processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
@@ -117,7 +117,7 @@ def describe_training(
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
     network, loss = (baseline, "cross entropy") if baseline else _describe_network(trainer.model.config)
     size = trainer.model.config.image_size
-    return {
+    return metrics | {
         "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
         "dataset": data_args.dataset_name,
         "base_model": base_model,
@@ -142,7 +142,7 @@ def describe_training(
             "Calibration": calibration,
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-            "Seconds of the last run": round(runtime),
+            "Seconds of the last run": round(metrics["train_runtime"]),
             "Software": f"torch {torch.__version__}, transformers {transformers.__version__}",
         },
     }
