@@ -101,7 +101,7 @@ def torchvision_weights(source: str) -> dict[str, Tensor] | None:
     """
     with suppress(OSError, SafetensorError):  # `from_pretrained` says more about missing and damaged files.
         with safe_open(cached_file(source, SAFE_WEIGHTS_NAME), "pt") as file:
-            names = set(file.keys())
+            names = list(file.keys())
             if "conv1.weight" in names:
                 return convert_resnet_state_dict({name: file.get_tensor(name) for name in names})
     return None

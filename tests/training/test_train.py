@@ -35,7 +35,7 @@ def test_the_defaults_are_the_papers_recipe(tmp_path):
 
 def test_two_processes_share_the_batch_of_128(tiny, tmp_path):
     output = tmp_path / "two"
-    save(drawn_cells(seed=0, train=160, test=8), tmp_path / "cells")
+    save(drawn_cells(seed=0, train=130, test=8), tmp_path / "cells")
     process = launch(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
         *("train.py", "--dataset_name", str(tmp_path / "cells"), "--model_name_or_path", tiny, "--bf16"),
@@ -74,10 +74,10 @@ def test_a_data_set_without_a_test_split_is_refused(data, tiny, tmp_path):
 
 def test_a_balanced_run_resumes_and_reports_each_data_set(blood, tiny, tmp_path, capsys):
     schedule = (
-        *("--do_train", "--do_eval", "--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "1"),
-        *("--save_total_limit", "20", "--balanced"),
+        *("--do_train", "--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "4", "--balanced"),
+        *("--eval_strategy", "epoch"),
     )
-    train.main(arguments(blood, tiny, tmp_path / "whole", *schedule))
+    train.main(arguments(blood, tiny, tmp_path / "whole", *schedule, "--do_eval"))
     printed = capsys.readouterr().out
     # Each epoch has three steps; step 4 is the first of the second.
     shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "resumed" / "checkpoint-4")
