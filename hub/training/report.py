@@ -1,7 +1,6 @@
 """Files of a training run: results, predictions, the saved model and the record of its training."""
 
 import json
-import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,8 +17,6 @@ from hub.training.arguments import DataArguments
 from hub.training.calibration import logits_of
 from hub.training.images import CellImages
 from hub.training.trainer import WBCTrainer
-
-logger = logging.getLogger(__name__)
 
 TRAINING_NAME = "train_results.json"
 
