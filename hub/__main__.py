@@ -442,7 +442,7 @@ def _docs(commands) -> None:
         from hub.evaluation.format import markdown_table
         from hub.files import UserError
         from hub.publish.docs import update
-        from hub.study.ablations import report
+        from hub.study.ablation_report import report
         from hub.study.detection import detector_rows
 
         def study(name: str) -> Callable:
