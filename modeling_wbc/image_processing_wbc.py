@@ -190,7 +190,8 @@ class WBCImageProcessor(ViTImageProcessor):
     ) -> Tensor | np.ndarray:
         """Convert an image to RGB (3, H, W): uint8, or float32 in [0, 1] of such floats if `do_rescale` is `False`."""
         if isinstance(image, Image.Image):
-            return super().process_image(upright_rgb(image), True, **kwargs)
+            # `fetch_images` has converted what transformers hands over.
+            return super().process_image(image if image.mode == "RGB" else upright_rgb(image), True, **kwargs)
         if not isinstance(image, (np.ndarray, Tensor)):
             raise ValueError(f"an image must be a PIL image, an array or a tensor, got {type(image)}")
         first = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.FIRST
@@ -202,7 +203,7 @@ class WBCImageProcessor(ViTImageProcessor):
 
     def _tensor(self, image: ImageInput) -> Tensor:
         """One image as a tensor (3, H, W) uint8."""
-        return torch.as_tensor(self.process_image(image))
+        return torch.as_tensor(self.process_image(self.fetch_images(image)))
 
     def _standardize_kwargs(self, **kwargs) -> dict:
         size, unit = kwargs.get("window_size"), kwargs.get("window_unit")
