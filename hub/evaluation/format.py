@@ -124,7 +124,7 @@ def format_percent(results: dict, name: str) -> str:
 def ood_tables(results: dict) -> list[list[list[str]]]:
     """What `python -m hub foreign` measures as two tables, the first row of each the head."""
     refused = [["Foreign images", "Number", "Nothing found (%)", "Refused (%)", "Refused as one cell (%)"]]
-    for kind, figures in results["foreign"].items():
+    for kind, figures in (results.get("ood") or results["foreign"]).items():
         shares = [format_interval(figures[name]) for name in ("nothing_found", "refused", "refused_as_a_cell")]
         refused.append([kind, f"{figures['images']:,}", *shares])
     smears = results["smears"]

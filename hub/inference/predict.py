@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageClassification
 
+from hub.evaluation.format import text_table
 from hub.files import UserError, check_output
 from modeling_wbc import Field
 
@@ -112,3 +113,14 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
         "images": len(paths) - unreadable,
         "unreadable": unreadable,
     }
+
+
+def describe(found: dict) -> str:
+    """The result of `predict` as text: a table of the cell types, and a sentence about the images."""
+    total = sum(found["counts"].values())
+    rows = [[label, f"{count:,}", f"{100 * count / max(1, total):.1f}"] for label, count in found["counts"].items()]
+    return (
+        f"{text_table([['Type', 'Cells', 'Share (%)'], *rows])}\n"
+        f"{total:,} cells, and {found['unknown']:,} that look like none, in {found['images']:,} images; "
+        f"{found['unreadable']:,} could not be read"
+    )

@@ -204,3 +204,12 @@ def audit(source: Path, output: Path) -> tuple[list[Judgement], list[Judgement]]
         writer.writerows((j.photograph, j.label, j.predicted, f"{j.confidence:.3f}") for j in judgements)
     review_sheet(wrong, photographs, source / "Annotations").save(output / "wrong.png")
     return judgements, wrong
+
+
+def describe(judgements: list[Judgement], wrong: list[Judgement]) -> str:
+    """The result of `audit` in a sentence."""
+    sure = sum(judgement.confidence >= 0.5 for judgement in wrong)
+    return (
+        f"{len(judgements) - len(wrong)} of {len(judgements)} photographs judged as labelled, {len(wrong)} otherwise, "
+        f"{sure} of these with a confidence of 0.5 or more"
+    )
