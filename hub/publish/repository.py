@@ -12,7 +12,6 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from hub.evaluation.format import text_table
 from hub.files import HTTP_ERRORS, UserError, one_line, writing
 
 # The file that the Hub itself adds to every repository in its first commit.
@@ -201,8 +200,11 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 def describe_sizes(sizes: Mapping[str, int]) -> str:
     """The table of the files of a staged repository, with their sizes in bytes."""
-    rows = [*sizes.items(), ("total", sum(sizes.values()))]
-    return text_table([["File", "Bytes"], *([name, f"{size:,}"] for name, size in rows)])
+    rows = [(name, f"{size:,}") for name, size in [*sizes.items(), ("total", sum(sizes.values()))]]
+    rows.insert(0, ("File", "Bytes"))
+    # Not by `hub.evaluation.format`, whose imports take longer than to stage a Space.
+    first, second = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{name:<{first}}  {size:>{second}}" for name, size in rows)
 
 
 def _token() -> str:
