@@ -19,37 +19,37 @@ def digest(rows):
     columns = [name for name in rows[0] if name != "image"]
     return [[hashlib.sha256(row["image"]["bytes"]).hexdigest(), *(row[name] for name in columns)] for row in rows]
 
-told = {{}}
+loaded = {{}}
 for config, split in (("bccd", "test"), ("pbc", "train"), ("blood8", "test")):
     whole = load_dataset("{name}", config, split=split).cast_column("image", Image(decode=False))
     stream = load_dataset("{name}", config, split=split, streaming=True).cast_column("image", Image(decode=False))
     rows = digest(list(whole))
-    told[config] = dict(names=whole.features["label"].names, rows=rows, same=rows == digest(list(stream)))
+    loaded[config] = dict(names=whole.features["label"].names, rows=rows, same=rows == digest(list(stream)))
 default = load_dataset("{name}")
-told["splits"] = {{name: rows.num_rows for name, rows in default.items()}}
-told["size"] = default["train"][0]["image"].size
-print(json.dumps(told))
+loaded["splits"] = {{name: rows.num_rows for name, rows in default.items()}}
+loaded["size"] = default["train"][0]["image"].size
+print(json.dumps(loaded))
 """
 
 
 def test_a_stranger_loads_the_dataset_whole_and_as_a_stream(hub, published, raw_images, tmp_path):
-    told = stranger(hub, tmp_path, LOAD_DATASET.format(name=DATASET))
+    loaded = stranger(hub, tmp_path, LOAD_DATASET.format(name=DATASET))
     # Built alone, by themselves.
     expected = {"bccd": build_bccd(raw_images / "bccd")[0]["test"], "pbc": build_pbc(raw_images / "pbc")["train"]}
     for config, rows in expected.items():
-        assert told[config]["names"] == rows.features["label"].names
-        assert [row[1:3] for row in told[config]["rows"]] == [
+        assert loaded[config]["names"] == rows.features["label"].names
+        assert [row[1:3] for row in loaded[config]["rows"]] == [
             [row["label"], row["file_name"]] for row in rows.remove_columns("image")
         ]
     root = raw_images / "bccd"
     for config, split in (("bccd", "test"), ("pbc", "train"), ("blood8", "test")):
-        assert told[config]["same"], (config, split)
-        assert len(told[config]["rows"]) > 0, (config, split)
+        assert loaded[config]["same"], (config, split)
+        assert len(loaded[config]["rows"]) > 0, (config, split)
     # The publisher's bytes.
-    first = told["bccd"]["rows"][0]
+    first = loaded["bccd"]["rows"][0]
     assert first[0] == hashlib.sha256((root / first[2]).read_bytes()).hexdigest()
     built = load(published)
-    assert told["splits"] == {split: rows.num_rows for split, rows in built.items()}
+    assert loaded["splits"] == {split: rows.num_rows for split, rows in built.items()}
 
 
 def test_configurations_of_the_union_are_the_data_sets_built_alone(raw_images, published):
@@ -62,7 +62,7 @@ def test_configurations_of_the_union_are_the_data_sets_built_alone(raw_images, p
             assert encoded[0].to_list() == encoded[1].to_list()
 
 
-def test_the_dataset_card_tells_licences_and_splits_and_no_path(hub, published, raw_images):
+def test_the_dataset_card_lists_licences_and_splits_and_no_path(hub, published, raw_images):
     text = hub.content("dataset", DATASET, "README.md").decode()
     data = yaml.safe_load(text.split("---")[1])
     assert data["license"] == ["mit", "cc-by-4.0"]

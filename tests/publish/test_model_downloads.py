@@ -21,11 +21,14 @@ def tiny(folder, **options):
 LOAD = """
 import json
 from transformers import AutoModelForImageClassification
-try:
-    model = AutoModelForImageClassification.from_pretrained({name!r}, trust_remote_code=True)
-    print(json.dumps(float(sum(weight.double().sum() for weight in model.state_dict().values()))))
-except OSError as error:
-    print(json.dumps(str(error)))
+results = []
+for name in {names}:
+    try:
+        model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=True)
+        results.append(float(sum(weight.double().sum() for weight in model.state_dict().values())))
+    except OSError as error:
+        results.append(str(error))
+print(json.dumps(results))
 """
 
 
@@ -42,20 +45,13 @@ def test_a_broken_or_slow_download_is_whole_in_the_end(fresh, tmp_path, fault):
     assert pushed(fresh, tmp_path, CHECKPOINT)[0] == "pushed"
     fresh.faults.append(fault)
     expected = sum(weight.double().sum() for weight in load_file(weights).values()).item()
-    assert stranger(fresh, tmp_path / "home", LOAD.format(name=REPO)) == pytest.approx(expected, rel=1e-9)
+    assert stranger(fresh, tmp_path / "home", LOAD.format(names=[REPO])) == [pytest.approx(expected, rel=1e-9)]
     assert fault.times == 0
     if fault.kind == "drop":  # and went on where it broke off
         assert ("GET", 206) in {(method, status) for method, path, status in fresh.requests if "/cdn/" in path}
 
 
 def test_weights_that_are_not_the_models_are_an_error_that_names_the_file(fresh, tmp_path):
-    def told(spoil):
-        folder = tiny(tmp_path / spoil.__name__)
-        spoil(folder, folder / "model.safetensors")
-        repo_id = f"{USER}/{spoil.__name__}"
-        assert pushed(fresh, tmp_path, folder, repo_id=repo_id)[0] == "pushed"
-        return stranger(fresh, tmp_path / "home", LOAD.format(name=repo_id)), f"model.safetensors of {repo_id}"
-
     def truncated(folder, weights):
         weights.write_bytes(weights.read_bytes()[:-1000])
 
@@ -69,11 +65,15 @@ def test_weights_that_are_not_the_models_are_an_error_that_names_the_file(fresh,
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
 
-    error, file = told(truncated)
-    assert f"{file} is damaged" in error
-    for spoil in (deeper, wider):
-        error, file = told(spoil)
-        assert f"{file} holds a network of another architecture" in error
-    error, _ = told(pickled)
-    assert "has no model.safetensors" in error
-    assert "a pickle could run code" in error
+    repo_ids = []
+    for spoil in (truncated, deeper, wider, pickled):
+        folder = tiny(tmp_path / spoil.__name__)
+        spoil(folder, folder / "model.safetensors")
+        repo_ids.append(f"{USER}/{spoil.__name__}")
+        assert pushed(fresh, tmp_path, folder, repo_id=repo_ids[-1])[0] == "pushed"
+    errors = stranger(fresh, tmp_path / "home", LOAD.format(names=repo_ids))
+    assert f"model.safetensors of {repo_ids[0]} is damaged" in errors[0]
+    for repo_id, error in zip(repo_ids[1:3], errors[1:3], strict=True):
+        assert f"model.safetensors of {repo_id} holds a network of another architecture" in error
+    assert "has no model.safetensors" in errors[3]
+    assert "a pickle could run code" in errors[3]

@@ -28,7 +28,7 @@ def test_the_model_repository_holds_what_it_needs_and_no_more(hub, published):
     assert str(ROOT).encode() not in hub.content("model", MODEL, "onnx/model.onnx")
 
 
-def test_the_model_card_tells_its_id_and_the_measured_figures(hub, published):
+def test_the_model_card_shows_its_id_and_the_measured_figures(hub, published):
     card = ModelCard(hub.content("model", MODEL, "README.md").decode())
     assert f'from_pretrained("{MODEL}", trust_remote_code=True)' in card.text
     assert card.data.datasets == [DATASET]
@@ -72,36 +72,41 @@ import json, sys
 import numpy as np
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
-name, images, options = "{name}", {images}, dict(trust_remote_code=True, **{options})
-config = AutoConfig.from_pretrained(name, **options)
-processor = AutoImageProcessor.from_pretrained(name, **options)
-trunk = AutoModel.from_pretrained(name, **options)
-model = AutoModelForImageClassification.from_pretrained(name, **options)
-fields = model.analyze(images, processor)
-first = pipeline("image-classification", model=name, **options)(images[0], top_k=1)[0]
-print(json.dumps(dict(
-    type=config.model_type, trunk=type(trunk).__name__, dtype=str(model.dtype), first=first,
-    answers=[[list(cell.probabilities.values()) for cell in field.cells] for field in fields],
-    foreign=[name for name in sys.modules if name.split(".")[0] in ("modeling_wbc", "hub")],
-)))
+name, images, loaded = "{name}", {images}, []
+for revision in {revisions}:
+    options = dict(trust_remote_code=True, revision=revision)
+    config = AutoConfig.from_pretrained(name, **options)
+    processor = AutoImageProcessor.from_pretrained(name, **options)
+    trunk = AutoModel.from_pretrained(name, **options)
+    model = AutoModelForImageClassification.from_pretrained(name, **options)
+    fields = model.analyze(images, processor)
+    first = pipeline("image-classification", model=name, **options)(images[0], top_k=1)[0]
+    loaded.append(dict(
+        type=config.model_type, trunk=type(trunk).__name__, dtype=str(model.dtype), first=first,
+        answers=[[list(cell.probabilities.values()) for cell in field.cells] for field in fields],
+        local=[name for name in sys.modules if name.split(".")[0] in ("modeling_wbc", "hub")],
+    ))
+print(json.dumps(loaded))
 """
 
 
 def test_a_stranger_loads_the_model_and_gets_the_same_answers(hub, published, images, answers, tmp_path):
-    def told(**variables):
-        script = LOAD_MODEL.format(name=MODEL, images=images, options=variables.pop("options", {}))
+    newest = hub.repo("model", MODEL).commit("main").id
+
+    def load_revisions(*revisions, **variables):
+        script = LOAD_MODEL.format(name=MODEL, images=images, revisions=revisions)
         return stranger(hub, tmp_path, script, **variables)
 
-    newest = hub.repo("model", MODEL).commit("main").id
-    online = told()
-    assert online["foreign"] == []
+    online, by_id = load_revisions(None, newest)
+    assert online["local"] == []
     assert (online["type"], online["trunk"], online["dtype"]) == ("wbc", "WBCModel", "torch.float32")
     for found, expected in zip(online["answers"], answers, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
     assert online["first"]["score"] == pytest.approx(max(answers[0][0]), abs=1e-5)
-    assert told(options={"revision": newest})["answers"] == online["answers"]
+    assert by_id["answers"] == online["answers"]
     asked = len(hub.requests)
-    assert told(HF_HUB_OFFLINE="1")["answers"] == online["answers"]
+    (offline,) = load_revisions(None, HF_HUB_OFFLINE="1")
+    assert offline["answers"] == online["answers"]
     assert len(hub.requests) == asked  # from the cache alone
 
 

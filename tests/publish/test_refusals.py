@@ -31,30 +31,32 @@ def test_a_wrong_id_is_refused(refused, kind, repo_id):
     assert f"{repo_id!r} is not the id of a repository" in refused(kind, "push", "--repo-id", repo_id)
 
 
-def test_without_a_token_the_error_tells_how_to_get_one(fresh, tmp_path):
-    told = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, token=None, status=1)
-    assert "https://huggingface.co/settings/tokens" in told
-    assert "hf auth login" in told
+def test_without_a_token_the_error_says_how_to_get_one(fresh, tmp_path):
+    printed = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, token=None, status=1)
+    assert "https://huggingface.co/settings/tokens" in printed
+    assert "hf auth login" in printed
     assert fresh.requests == []
-    told = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, token="hf_wrong", status=1)
-    assert "Invalid credentials" in told
-    assert "hf_wrong" not in told
+    printed = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, token="hf_wrong", status=1)
+    assert "Invalid credentials" in printed
+    assert "hf_wrong" not in printed
     assert fresh.repos == {}
-    told = command(fresh, tmp_path, "space", "push", "--repo-id", "somebody-else/wbc", status=1)
-    assert "rights" in told
+    printed = command(fresh, tmp_path, "space", "push", "--repo-id", "somebody-else/wbc", status=1)
+    assert "rights" in printed
     assert fresh.repos == {}
 
 
 def test_a_dry_run_lists_and_touches_nothing(fresh, tmp_path):
-    told = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, "--dry-run", token=None)
-    assert re.search(rf"app\.py +{(ROOT / 'app.py').stat().st_size:,}\n", told)
-    assert "nothing was" in told
+    printed = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, "--dry-run", token=None)
+    assert re.search(rf"app\.py +{(ROOT / 'app.py').stat().st_size:,}\n", printed)
+    assert "nothing was" in printed
     assert fresh.requests == []
 
 
 def test_arguments_that_contradict_are_explained(fresh, tmp_path):
-    told = command(fresh, tmp_path, "space", "push", "--repo-id", SPACE, "--create-pr", "--revision", "v2", status=2)
-    assert "leave out --revision" in told
+    printed = command(
+        fresh, tmp_path, "space", "push", "--repo-id", SPACE, "--create-pr", "--revision", "v2", status=2
+    )
+    assert "leave out --revision" in printed
 
 
 @pytest.fixture
@@ -77,5 +79,5 @@ def test_a_checkpoint_that_does_not_fit_together_is_not_pushed(refused, checkpoi
 
 
 def test_a_folder_that_no_build_wrote_is_no_dataset(refused, tmp_path):
-    told = refused("dataset", "push", "--repo-id", DATASET, "--dataset", tmp_path)
-    assert "build the data set with `python -m hub dataset build`" in told
+    printed = refused("dataset", "push", "--repo-id", DATASET, "--dataset", tmp_path)
+    assert "build the data set with `python -m hub dataset build`" in printed

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from gradio_client import Client, handle_file
 
-from tests.publish.clients import DATASET, MODEL, SPACE, environment
+from tests.publish.clients import DATASET, MODEL, ROOT, SPACE, environment
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +51,15 @@ def test_the_space_shows_the_pushed_model(hub, space, images, answers):
     fetched = {path for method, path, status in hub.requests if "/resolve/" in path}
     assert any(MODEL in path for path in fetched)
     assert any(DATASET in path for path in fetched)
+
+
+def test_the_space_repository_holds_what_it_needs_and_no_more(hub, published):
+    tree = set(hub.repo("space", SPACE).commit("main").tree)
+    package = {path for path in (ROOT / "space").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert tree == {
+        *(".gitattributes", "README.md", "app.py", "requirements.txt"),
+        *(path.relative_to(ROOT).as_posix() for path in [*package, *(ROOT / "examples").glob("*.jpg")]),
+    }
 
 
 def test_the_card_of_the_space_is_what_the_hub_builds_from(hub, published):

@@ -5,16 +5,27 @@ import sys
 
 from huggingface_hub import ModelCard
 
-from tests.publish.clients import DATASET, MODEL, ROOT, environment, stranger
+from hub.data.pbc import PBC_CLASSES
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
+from tests.publish.clients import CHECKPOINT, DATASET, ROOT, environment, pushed, stranger
 from tests.publish.hub_server import USER, Fault
+
+
+def small_classifier(folder):
+    """A classifier of PBC's cells, as published but for its size."""
+    config = WBCConfig(id2label=dict(enumerate(PBC_CLASSES)), embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    WBCForImageClassification(config).save_pretrained(folder)
+    WBCImageProcessor.from_pretrained(CHECKPOINT).save_pretrained(folder)
+    return folder
 
 
 def test_training_starts_from_the_hub_and_goes_back_to_it(hub, published, tmp_path):
     """Also after an interruption: a first run whose push the Hub refuses, a second one that goes on."""
-    repo_id, output = f"{USER}/fine-tuned", tmp_path / "output"
+    base, repo_id, output = f"{USER}/small", f"{USER}/fine-tuned", tmp_path / "output"
+    assert pushed(hub, tmp_path, small_classifier(tmp_path / "small"), repo_id=base)[0] == "pushed"
     arguments = [
         *("-m", "accelerate.commands.launch", str(ROOT / "train.py"), "--dataset_name", DATASET),
-        *("--model_name_or_path", MODEL, "--image_size", "64", "--max_steps", "2", "--save_strategy", "steps"),
+        *("--model_name_or_path", base, "--image_size", "64", "--max_steps", "2", "--save_strategy", "steps"),
         *("--save_steps", "1", "--per_device_train_batch_size", "8", "--learning_rate", "0.001"),
         *("--find_cell", "False", "--eval_strategy", "no"),
         *("--disable_tqdm", "True", "--output_dir", str(output), "--report_to", "none"),
@@ -30,27 +41,27 @@ def test_training_starts_from_the_hub_and_goes_back_to_it(hub, published, tmp_pa
             text=True,
         )
 
-    told = launch("--hub_model_id", "somebody-else/fine-tuned")
-    assert told.returncode == 1
-    assert "cannot be had" in told.stderr
-    assert "--hub_model_id NAME/NAME" in told.stderr
+    run = launch("--hub_model_id", "somebody-else/fine-tuned")
+    assert run.returncode == 1
+    assert "cannot be had" in run.stderr
+    assert "--hub_model_id NAME/NAME" in run.stderr
     assert not list(output.glob("checkpoint-*"))  # before any work
 
     hub.faults.append(Fault("POST", rf"{repo_id}/commit/", times=10, status=503))
-    told = launch()
-    assert told.returncode == 1
-    assert "the push broke off" in told.stderr, told.stderr[-3000:]
-    assert "--resume_from_checkpoint" in told.stderr
+    run = launch()
+    assert run.returncode == 1
+    assert "the push broke off" in run.stderr, run.stderr[-3000:]
+    assert "--resume_from_checkpoint" in run.stderr
     assert len(hub.repo("model", repo_id).history()) == 1
     hub.faults.clear()
-    told = launch("--resume_from_checkpoint")
-    assert told.returncode == 0, told.stderr
+    run = launch("--resume_from_checkpoint")
+    assert run.returncode == 0, run.stderr
     tree = hub.repo("model", repo_id).commit("main").tree
     assert {"README.md", "model.safetensors", "config.json", "modeling_wbc.py", "test_results.json"} <= tree.keys()
     assert not [path for path in tree if path.endswith((".bin", ".pt", ".pth", ".pkl"))]
     card = ModelCard(hub.content("model", repo_id, "README.md").decode())
     assert f'model="{repo_id}"' in card.text
-    assert card.data.base_model == MODEL
+    assert card.data.base_model == base
     assert card.data.datasets == [DATASET]
     name = stranger(
         hub,
