@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations):
+    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations, _docs):
         add(commands)
     args = parser.parse_args(_present_names(sys.argv[1:] if argv is None else argv))
     try:
@@ -81,10 +81,6 @@ def _folder(parser, flag: str, help: str, **options) -> None:
 
 def _output(parser: argparse.ArgumentParser) -> None:
     _folder(parser, "--output", "folder to write; new or empty", required=True)
-
-
-def _classifier(parser: argparse.ArgumentParser, help: str = "a classifier, by folder or id on the Hub", **options):
-    parser.add_argument("--model", metavar="ID", help=help, **options)
 
 
 # --- Data sets ---
@@ -269,7 +265,7 @@ def _id(args: argparse.Namespace, kind: str, name: str) -> str:
 def _predict(commands) -> None:
     predict = _add(commands, "predict", "find and classify the white cells of images", _run_predict)
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of images")
-    _classifier(predict, required=True)
+    predict.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
     _output(predict)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
 
@@ -317,7 +313,7 @@ def _run_mistakes(args: argparse.Namespace) -> None:
     print(text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)]))
 
 
-# --- Studies ---
+# --- Studies and docs ---
 
 
 def _detection(commands) -> None:
@@ -326,7 +322,7 @@ def _detection(commands) -> None:
     )
     _folder(detection, "--bccd", "holds Original_Images, Annotations and labels.csv", required=True)
     _folder(detection, "--pbc", "holds a folder of single cells for each class")
-    _classifier(detection, "a classifier to read the photographs of two cells with")
+    detection.add_argument("--model", metavar="ID", help="a classifier to read the photographs of two cells with")
     _output(detection)
 
 
@@ -339,7 +335,7 @@ def _run_detection(args: argparse.Namespace) -> None:
 
 def _ood(commands) -> None:
     ood = _add(commands, "ood", "measure how many images that show no white cell are refused", _run_ood)
-    _classifier(ood, required=True)
+    ood.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
     ood.add_argument("--dataset_name", metavar="NAME", required=True, help="the smears to keep, as for train.py")
     ood.add_argument("--split", default="test", help="of these (default: test)")
     _folder(ood, "--bccd", "holds Original_Images and Annotations; adds crops of red cells alone")
@@ -374,6 +370,23 @@ def _run_ablations(args: argparse.Namespace) -> None:
     from hub.study.ablations import run
 
     print(run(args.output, args.dataset, args.rows, args.budget, args.imagenet, args.report))
+
+
+def _docs(commands) -> None:
+    help = "write the figures of README, docs and model card from the results"
+    docs = _add(commands, "docs", help, _run_docs)
+    docs.add_argument("--check", action="store_true", help="change nothing; exit with 1 and name what differs")
+
+
+def _run_docs(args: argparse.Namespace) -> None:
+    from hub.files import UserError
+    from hub.publish.docs import update
+    from hub.study.docs_tables import tables
+
+    differences = update(check=args.check, given=tables())
+    print("\n".join(differences or ["README, docs and model card say what the results say"]))
+    if differences and args.check:
+        raise UserError(f"{len(differences)} passages differ from the results: run `python -m hub docs`")
 
 
 if __name__ == "__main__":

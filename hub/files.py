@@ -1,4 +1,4 @@
-"""Errors a user can mend, and files written whole or not at all."""
+"""Errors that the user can mend, and files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,14 +6,23 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
+# What the client of the Hub raises: the errors of the HTTP library below huggingface_hub, named by way of
+# `HfHubHTTPError` because that library has changed once, and the RuntimeError of an upload that failed.
+HUB_ERRORS = (*HfHubHTTPError.__bases__, RuntimeError)
+
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is one line that says what and how."""
+    """An error that the user can mend: its message is one line that names the file or argument and the remedy."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line, or the name of its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def check_output(output: str | os.PathLike) -> None:
@@ -27,35 +36,66 @@ def check_output(output: str | os.PathLike) -> None:
 
 @contextmanager
 def writing(output: str | os.PathLike) -> Iterator[Path]:
-    """The path of a folder to make, which becomes `output` when the block ends, or is removed when it fails.
+    """Write a folder whole or not at all.
 
-    It lies, hidden, beside `output`. A killed process leaves it behind; the next `writing` to the same `output`
-    removes it. Raises `UserError` if `output` is not empty.
+    The block gets the path of a folder to make, hidden beside `output`. It is renamed to `output` when the block ends,
+    and removed when the block fails. A killed process leaves it behind; the next write to the same `output` removes
+    it.
+
+    Raises:
+        UserError: `output` exists and is not an empty folder.
     """
     output = Path(output).absolute()
     check_output(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(output)
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    try:
+    with _partial_copy(output) as partial:
         yield partial
         if output.exists():
             output.rmdir()  # Windows does not rename onto an empty folder.
         os.replace(partial, output)
+
+
+def write_json(path: str | os.PathLike, content: object, indent: int | None = 2) -> None:
+    """Write `content` as a JSON file, whole or not at all; make its folder, replace an older file.
+
+    Raises:
+        OSError: The file cannot be written.
+        TypeError, ValueError: `content` is no JSON.
+    """
+    path = Path(path).absolute()
+    text = json.dumps(content, indent=indent) + "\n"
+    with _partial_copy(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+
+
+@contextmanager
+def _partial_copy(target: Path) -> Iterator[Path]:
+    """The path of a hidden neighbour of `target`, removed if the block fails; those of dead processes are removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{target.name}.partial-"
+    for stale in target.parent.iterdir():
+        pid = stale.name.removeprefix(prefix)
+        if stale.name.startswith(prefix) and pid.isdecimal() and not _is_alive(int(pid)):
+            _remove(stale)
+    partial = target.with_name(f"{prefix}{os.getpid()}")
+    try:
+        yield partial
     except BaseException:  # KeyboardInterrupt and SystemExit too
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove(partial)
         raise
 
 
-def _remove_stale(output: Path) -> None:
-    """Remove the partial copies of `output` whose process is gone."""
-    for partial in output.parent.glob(f".{output.name}.partial-*"):
-        pid = partial.name.rpartition("-")[2]
-        if pid.isdecimal() and not _is_alive(int(pid)):
-            shutil.rmtree(partial, ignore_errors=True)
+def _remove(path: Path) -> None:
+    """Remove a file or a folder as far as possible, in silence: another error is on its way."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _is_alive(pid: int) -> bool:
+    """Whether a process exists."""
     if os.name != "posix":
         return True  # os.kill(pid, 0) would end the process there.
     try:
@@ -65,18 +105,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-# All that can go wrong on the way: of the HTTP library that huggingface_hub is built on, which has changed once, and
-# what huggingface_hub makes of an upload that failed.
-HTTP_ERRORS = (*HfHubHTTPError.__bases__, RuntimeError)
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, or else its kind."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def write_json(path: Path, content: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")

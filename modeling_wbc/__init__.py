@@ -4,14 +4,10 @@ from .configuration_wbc import WBCConfig
 from .field_wbc import Cell, Field
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
-from .modeling_wbc import (
-    WBCForImageClassification,
-    WBCImageClassifierOutput,
-    WBCModel,
-    WBCPreTrainedModel,
-)
+from .modeling_wbc import WBCForImageClassification, WBCModel, WBCPreTrainedModel
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
+from .output_wbc import WBCImageClassifierOutput
 
 __all__ = [
     "Cell",

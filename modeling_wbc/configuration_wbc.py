@@ -1,5 +1,7 @@
 """Configuration of the IBN-ResNet34 white-blood-cell classifier."""
 
+from typing import ClassVar
+
 from transformers import ResNetConfig
 
 NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
@@ -10,33 +12,34 @@ class WBCConfig(ResNetConfig):
     """Configuration of [`WBCModel`] and [`WBCForImageClassification`]: a ResNet-34 by default.
 
     `WBCConfig()` describes the network of Ma et al. 2020, "White blood cell classification based on improved residual
-    neural network": a ResNet-34 whose residual blocks carry instance-batch normalisation, with the four classes of
-    BCCD. All arguments of [`transformers.ResNetConfig`] are accepted; the ones below are new or have another default.
+    neural network": a ResNet-34 with instance-batch normalisation in its residual blocks, and the four classes of
+    BCCD. All arguments of [`transformers.ResNetConfig`] are accepted; those below are new or have another default.
 
     Args:
-        norm_layout (`str`, defaults to `"ibn"`): which norms stand where in the residual blocks of a ResNet.
+        norm_layout (`str`, defaults to `"ibn"`): kind and place of the norms in the residual blocks.
 
             - `"bn"`: batch norm throughout, the plain ResNet.
-            - `"ibn"`: after the first convolution of every block, half of the channels instance norm, half batch norm.
+            - `"ibn"`: after the first convolution of every block, instance norm for one half of the channels and batch
+              norm for the other.
             - `"ibn-a"`: the same in all stages but the last (Pan et al. 2018, IBN-Net-a).
             - `"ibn-b"`: batch norm throughout, and an affine instance norm after the addition of every block of the
-              first two stages (after Pan et al. 2018, IBN-Net-b, who add it to the last block of a stage only).
+              first two stages (after IBN-Net-b, Pan et al. 2018, which has it in the last block of a stage only).
             - `"ibn-in"`: as `"ibn"`, and an affine instance norm after the addition of every block of the last two
               stages (the paper: "IN in the high layers").
-        center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value;
-            0.01 drew all features to one point when training on BCCD began from random weights, where 0.0001 did not.
+        center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value.
+            Trained on BCCD from random weights, all features collapsed to one point with 0.01, but not with 0.0001.
         center_loss_margin (`float`, defaults to 1.0): m of equations 8-10, a squared distance, at least 0. The paper
             gives no value.
         center_loss_alpha (`float`, defaults to 0.5): rate at which the class centres follow the features, in [0, 1]
             (Wen et al. 2016).
-        mining (`str`, defaults to `"batch"`): which pairs the centre loss looks at, see [`HardMinedCenterLoss`].
+        mining (`str`, defaults to `"batch"`): pairs of the centre loss, `"batch"`, `"class"` or `"none"`, see
+            [`HardMinedCenterLoss`].
         image_size (`int`, defaults to 224): height and width in pixels of the network's input. The image processor
-            that is saved with the model resizes to it.
-        temperature (`float`, defaults to 1.0): what the classifier's scores are divided by, above 0, so that the
-            softmax of the logits is as often right as it says (Guo et al. 2017). Fitted after training.
-        max_novelty (`float`, *optional*): how far an image may be from looking like a smear, as
-            [`WBCImageClassifierOutput.novelty`] has it. What is farther shows none of the classes, and `analyze` says
-            so. Chosen after training; None takes everything for one of the classes.
+            saved with the model resizes to it.
+        temperature (`float`, defaults to 1.0): divisor of the classifier's scores, above 0, which calibrates the
+            softmax of the logits (Guo et al. 2017). Fitted after training.
+        max_novelty (`float`, *optional*): OOD threshold, above 0: `analyze` marks an image with a larger
+            [`WBCImageClassifierOutput.novelty`] as unknown. Fitted after training; with None, no image is unknown.
 
     Raises:
         ValueError: if an argument is outside the values given above.
@@ -44,7 +47,7 @@ class WBCConfig(ResNetConfig):
 
     model_type = "wbc"
     # Not predictions: the Trainer would gather them over the whole evaluation split.
-    keys_to_ignore_at_inference = ["embeddings", "hidden_states", "cross_entropy", "center_loss"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["embeddings", "hidden_states", "cross_entropy", "center_loss"]
 
     hidden_sizes: list[int] | tuple[int, ...] | None = (64, 128, 256, 512)
     depths: list[int] | tuple[int, ...] | None = (3, 4, 6, 3)

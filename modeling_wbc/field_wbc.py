@@ -1,15 +1,23 @@
-"""What the classifier says of a whole image: its cells, their counts, and a picture that shows both."""
+"""Analysis of whole images: the cells of a field, their differential count, and a picture of both."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.image_utils import ImageInput
 
-from .image_processing_wbc import upright_rgb
+from .image_processing_wbc import WBCImageProcessor, upright_rgb
 
-# Types that a classifier may know and a differential count leaves out.
+# Classes of a model that a differential count of white cells leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
-_UNKNOWN = "#666666"
-# Okabe and Ito's colours, apart for colour-blind eyes, those first that stand out from a smear's pinks and violets.
+_UNKNOWN_COLOR = "#666666"
+# Okabe and Ito's colours, distinct for colour-blind readers too, those first that contrast with the pinks and violets
+# of a smear.
 _COLORS = ("#0072b2", "#009e73", "#d55e00", "#000000", "#56b4e9", "#f0e442", "#e69f00", "#cc79a7")
 
 
@@ -19,20 +27,20 @@ class Cell:
 
     Attributes:
         box: left, top, right and bottom in pixels of the image.
-        window: the same of what the network sees of it, which may reach beyond the image.
-        score: how plainly the finder sees it, in (0, 1], see [`WBCImageProcessor.find_cells`]; 1 for a whole image.
-        label: the most probable type. Worth nothing unless `known`.
+        crop_box: the same of the crop that the network classified, which may reach beyond the image.
+        score: the detector's score, in (0, 1], see [`WBCImageProcessor.find_cells`]; 1 for a whole image.
+        label: the most probable type. Meaningless unless `known`.
         probabilities: the probability of every type, summing to 1, in the order of the model's classes.
         distance: Euclidean distance of the cell's embedding to the nearest class centre.
-        novelty: how little the window looks like a smear, see [`SmearNovelty`]; about 1 for images like those of the
-            training.
-        known: whether that is at most `config.max_novelty`. If not, this is no cell of a smear.
-        activation_map: rows of how much each part of the window speaks for `label`, see
+        novelty: the OOD score of the crop, at least 0, see [`SmearNovelty`]; about 1 for images of the training
+            distribution.
+        known: whether `novelty` is at most the OOD threshold `config.max_novelty`.
+        activation_map: rows of the contributions of each part of the crop to `label`, see
             [`WBCForImageClassification.class_activation_maps`].
     """
 
     box: tuple[float, float, float, float]
-    window: tuple[float, float, float, float]
+    crop_box: tuple[float, float, float, float]
     score: float
     label: str
     probabilities: dict[str, float]
@@ -44,11 +52,11 @@ class Cell:
 
 @dataclass
 class Field:
-    """What [`WBCForImageClassification.analyze`] says of one image.
+    """Cells of one image, the result of [`WBCForImageClassification.analyze`].
 
     Attributes:
-        cells: its cells, in the finder's order: the plainest first.
-        labels: the types that the model tells apart, in the order of its classes.
+        cells: the cells, in descending order of their score.
+        labels: the model's types, in the order of its classes.
     """
 
     cells: list[Cell]
@@ -56,47 +64,132 @@ class Field:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many known cells there are of each type."""
+        """Number of known cells of each type."""
         found = [cell.label for cell in self.cells if cell.known]
         return {label: found.count(label) for label in self.labels}
 
     @property
     def unknown(self) -> int:
-        """How many cells do not look like a smear's, and are not counted as any type."""
+        """Number of cells beyond the OOD threshold, which are not counted as any type."""
         return sum(not cell.known for cell in self.cells)
 
     @property
     def differential(self) -> dict[str, float]:
-        """The differential count: the share, in [0, 1], of each type in the white cells of the image.
+        """Differential count: the share, in [0, 1], of each type in the known white cells of the image.
 
-        Erythroblasts and platelets are no white cells and left out, as unknown cells are; without any white cell, all
-        shares are 0.
+        Erythroblasts and platelets are not white cells and are left out. Without any white cell, all shares are 0.
         """
         white = {label: count for label, count in self.counts.items() if label not in _NOT_WHITE}
         total = max(1, sum(white.values()))
         return {label: count / total for label, count in white.items()}
 
     def draw(self, image: Image.Image) -> Image.Image:
-        """A copy, upright and RGB, of the image that was analysed, with each cell's box, type and probability, or
-        the word unknown.
+        """Draw each cell's box, type and probability, or the word "unknown", into a copy of the analysed image.
+
+        Args:
+            image: the analysed image, of any mode that [`WBCImageProcessor.fetch_images`] reads.
+
+        Returns:
+            An upright RGB image.
         """
         image = upright_rgb(image)
         pen = ImageDraw.Draw(image)
         unit = min(image.size) / 240
         font = ImageFont.load_default(max(10, 9 * unit))
         pad = max(2, round(1.5 * unit))
-        # The plainest last, so that its label lies on top.
+        # In ascending order of the score, so that the label of the highest lies on top.
         for cell in reversed(self.cells):
-            color = _COLORS[self.labels.index(cell.label) % len(_COLORS)] if cell.known else _UNKNOWN
+            color = _COLORS[self.labels.index(cell.label) % len(_COLORS)] if cell.known else _UNKNOWN_COLOR
             left, top, right, bottom = cell.box
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=max(1, pad))
             text = f"{cell.label} {cell.probabilities[cell.label]:.0%}" if cell.known else "unknown"
             x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
             width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
-            # Above the box, or in it where the image ends, and never beyond the image's right side.
+            # Above the box, or inside it at the upper edge of the image, and never beyond the right edge.
             x = max(0, min(left, image.width - width))
             y = top - height if top >= height else top
             pen.rectangle((x, y, x + width, y + height), fill=color)
-            light = sum(share * int(color[i : i + 2], 16) for share, i in ((0.3, 1), (0.59, 3), (0.11, 5)))
-            pen.text((x + pad - x0, y + pad - y0), text, font=font, fill="black" if light > 150 else "white")
+            luma = sum(share * int(color[i : i + 2], 16) for share, i in ((0.3, 1), (0.59, 3), (0.11, 5)))
+            pen.text((x + pad - x0, y + pad - y0), text, font=font, fill="black" if luma > 150 else "white")
         return image
+
+
+@dataclass
+class _Crop:
+    """A detected cell that is not classified yet, and the field it belongs to."""
+
+    field: Field
+    box: list[float]
+    crop_box: list[float]
+    score: float
+    pixel_values: Tensor
+
+
+@torch.no_grad()
+def analyze_images(
+    model: PreTrainedModel,
+    images: ImageInput | str | os.PathLike | Iterable,
+    image_processor: WBCImageProcessor,
+    batch_size: int,
+) -> Field | list[Field]:
+    """Find the white cells of images and classify them in batches that cells of several images share.
+
+    Args:
+        model ([`WBCForImageClassification`]): the classifier; its training mode is restored afterwards.
+        images: as in [`WBCForImageClassification.analyze`].
+        image_processor: the processor that reads images and finds cells.
+        batch_size: number of cells that the network classifies at once.
+
+    Returns:
+        A [`Field`] for one image, a list of them for several.
+
+    Raises:
+        ValueError: if an image cannot be read; the message names the file.
+    """
+    one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read") or not isinstance(images, Iterable)
+    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    fields, crops = [], []
+    training = model.training
+    model.eval()
+    try:
+        for image in [images] if one else images:
+            cells = image_processor.preprocess_cells(image_processor.fetch_images(image))
+            del image  # while crops of small images wait for a full batch, the next image may be a large one
+            fields.append(Field([], labels))
+            columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
+            for *place, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
+                crops.append(_Crop(fields[-1], *place, pixel_values))
+                if len(crops) == batch_size:
+                    _classify(model, crops)
+                    crops.clear()
+        if crops:
+            _classify(model, crops)
+    finally:
+        model.train(training)
+    return fields[0] if one else fields
+
+
+def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
+    """Classify crops in one batch and append a [`Cell`] for each to its field."""
+    pixel_values = torch.stack([crop.pixel_values for crop in crops]).to(model.device, model.dtype)
+    outputs = model(pixel_values, output_hidden_states=True)
+    likeliest = outputs.logits.argmax(-1)
+    maps = model.position_logits(outputs.hidden_states[-1])[torch.arange(len(crops)), likeliest]
+    probabilities = outputs.logits.float().softmax(-1)
+    columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float())
+    for crop, row, index, distance, novelty, activation_map in zip(
+        crops, *(column.tolist() for column in columns), strict=True
+    ):
+        labels, max_novelty = crop.field.labels, model.config.max_novelty
+        cell = Cell(
+            box=tuple(crop.box),
+            crop_box=tuple(crop.crop_box),
+            score=crop.score,
+            label=labels[index],
+            probabilities=dict(zip(labels, row, strict=True)),
+            distance=distance,
+            novelty=novelty,
+            known=max_novelty is None or novelty <= max_novelty,
+            activation_map=activation_map,
+        )
+        crop.field.cells.append(cell)

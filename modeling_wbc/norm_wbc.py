@@ -1,4 +1,4 @@
-"""Instance-batch normalisation in one pass."""
+"""Instance-batch normalisation (IBN) in one pass over the feature map."""
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,11 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
 
     The first floor(C / 2) channels are normalised by the mean and variance of each sample (equations 4-6 of Ma et al.
     2020), the others by those of the batch, or in eval mode by the running ones (equations 1-3). Parameters and
-    buffers are those of `nn.BatchNorm2d(C)`, so weights of a plain ResNet load as they are. The running statistics
-    of the instance half are kept up to date and not used.
+    buffers are those of `nn.BatchNorm2d(C)`, so weights of a plain ResNet load unchanged. The running statistics of
+    the instance half are updated, but not used.
 
-    Both kinds of statistics follow from the mean and variance of each (sample, channel), so that the feature map is
-    neither split nor joined: what is left is a scale and a shift for each (sample, channel). Statistics are taken in
+    Both kinds of statistics follow from the mean and variance of each (sample, channel). The feature map is neither
+    split nor joined: one scale and one shift for each (sample, channel) normalise it. Statistics are computed in
     float32 (float64 for float64 input); the output has the input's dtype and memory format.
 
     Args:
@@ -23,13 +23,14 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
         momentum (`float`): weight of the newest batch in the running statistics.
 
     Raises:
-        ValueError: if the input is not (N, C, H, W), or has one pixel a channel, whose variance says nothing.
+        ValueError: if the input is not (N, C, H, W), or has a single pixel per channel, which has no variance.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
         super().__init__(num_features, eps=eps, momentum=momentum)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalise a feature map (N, C, H, W); the result has its shape, dtype and memory format."""
         if hidden_states.ndim != 4 or hidden_states.shape[1] != self.num_features:
             raise ValueError(
                 f"expected a feature map of shape (N, {self.num_features}, H, W), got {tuple(hidden_states.shape)}"
@@ -41,7 +42,7 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
             )
         num_instance = self.num_features // 2
         if not self.training:
-            # Only the first half needs a look at the values.
+            # Only the instance half needs statistics of the input.
             mean, var = _moments(hidden_states[:, :num_instance])
             mean = _join(mean, self.running_mean[num_instance:])
             var = _join(var, self.running_var[num_instance:])
@@ -60,6 +61,7 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics towards a batch's mean and biased variance (C,) over `count` values each."""
         self.num_batches_tracked.add_(1)
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -69,17 +71,21 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each (sample, channel) of x (N, C, H, W): two (N, C) tensors, float32 or wider."""
     mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-    # In two passes: E[x^2] - E[x]^2 loses its digits where the mean is large against the deviation.
+    # Two passes: E[x^2] - E[x]^2 cancels where the mean is large compared with the standard deviation.
     return mean, (x - mean[:, :, None, None]).square().mean((2, 3))
 
 
 def _join(instance: Tensor, batch: Tensor) -> Tensor:
-    """Statistics (N, C) of instance norm's (N, C // 2) and of batch norm's (C - C // 2,)."""
+    """Join instance norm's statistics (N, C // 2) and batch norm's (C - C // 2,) into (N, C)."""
     return torch.cat((instance, batch.to(instance.dtype).expand(instance.shape[0], -1)), dim=1)
 
 
 def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For a training step: mean and 1 / deviation (N, C) to normalise by, the batch's mean and variance (C,)."""
+    """Statistics of a training step for x (N, C, H, W).
+
+    Returns:
+        Mean and inverse standard deviation (N, C) to normalise by, and the batch's mean and biased variance (C,).
+    """
     mean, var = _moments(x)
     batch_mean = mean.mean(0)
     # The law of total variance.
@@ -90,17 +96,19 @@ def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tenso
 
 
 def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
+    """`(x - mean) * inv_std * weight + bias` as one multiply-add, for statistics (N, C) and parameters (C,)."""
     scale = weight * inv_std
     shift = bias - mean * scale
     return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None]).to(x.dtype)
 
 
 class _InstanceBatchNorm(torch.autograd.Function):
-    """The training step of [`InstanceBatchNorm2d`] with its gradient in closed form.
+    """Training step of [`InstanceBatchNorm2d`] with its gradient in closed form.
 
-    With xc = x - mean, r = 1 / deviation and E the mean over what was normalised together (the pixels of the sample,
-    or of the batch), dx = weight r (g - E[g] - xc r^2 E[g xc]): again a multiply-add with one scale for g, one for x
-    and a shift. Autograd through the formula would keep several feature maps; this keeps x.
+    With xc = x - mean, r the inverse standard deviation, g the gradient of the output and E the mean over the values
+    normalised together (the pixels of one sample, or of the batch), dx = weight r (g - E[g] - xc r^2 E[g xc]): again
+    a multiply-add, with one scale for g, one for x, and a shift. Autograd through the plain formula would save several
+    feature maps; this saves only x.
     """
 
     @staticmethod

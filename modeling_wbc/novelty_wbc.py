@@ -1,19 +1,19 @@
-"""Tells whether an image looks like a smear at all."""
+"""Novelty of an image: an out-of-distribution (OOD) score from the statistics of an early feature map."""
 
 import torch
 from torch import Tensor, nn
 
 
 class SmearNovelty(nn.Module):
-    r"""How little a feature map looks like those of smears: a Mahalanobis distance (Lee et al. 2018, equation 2).
+    r"""Mahalanobis distance of a feature map to those of training images (Lee et al. 2018, equation 2).
 
-    Of each channel of the map (N, C, H, W), the mean and the standard deviation over the pixels make up the
-    statistics s, (N, 2C). With m and S their mean and covariance over training images,
+    The statistics s (N, 2C) of a feature map (N, C, H, W) are the mean and the standard deviation of each channel over
+    the pixels. With m and S their mean and covariance over training images,
 
     $$\mathrm{novelty} = \sqrt{(s - m)^T S^{-1} (s - m) / 2C}$$
 
-    which is about 1 for such images. One Gaussian stands for all classes: it is colour and texture that are compared,
-    not types of cells, so early maps serve best. Never fitted, it is 0 for every image.
+    which is about 1 for images of the training distribution. One Gaussian serves all classes: the distance compares
+    colour and texture, not cell types, so early feature maps work best. Before it is fitted, it is 0 for every image.
 
     Args:
         num_channels (`int`): C.
@@ -30,13 +30,13 @@ class SmearNovelty(nn.Module):
 
     @staticmethod
     def statistics(feature_map: Tensor) -> Tensor:
-        """s, (N, 2C) float32, of a feature map (N, C, H, W): first the means, then the deviations."""
+        """s, (N, 2C) float32, of a feature map (N, C, H, W): first the means, then the standard deviations."""
         var, mean = torch.var_mean(feature_map.float(), dim=(2, 3), correction=0)
         return torch.cat((mean, var.sqrt()), dim=1)
 
     def forward(self, feature_map: Tensor) -> Tensor:
-        """The novelty (N,), float32, at least 0, of a feature map (N, C, H, W)."""
-        # Autocast would take the product in bfloat16.
+        """Novelty (N,), float32, at least 0, of a feature map (N, C, H, W)."""
+        # Autocast would compute the product in bfloat16.
         with torch.autocast(feature_map.device.type, enabled=False):
             offset = self.statistics(feature_map) - self.mean.float()
             return (offset @ self.whitening.float().T).norm(dim=1)

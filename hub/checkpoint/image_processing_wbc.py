@@ -1,4 +1,4 @@
-"""Finds the white blood cells of a smear image and cuts a window around each for the network to look at."""
+"""Image processor: reads smear images, finds white blood cells and crops them to the network's input."""
 
 import os
 
@@ -17,39 +17,35 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
-from .detection_wbc import MARGIN, background_color, detect_cells
+from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells
 
-# What Pillow may read: photographs as people have them, and no format that it hands to another program.
+# Formats that Pillow may read: common ones for photographs, and none that it passes to another program.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class WBCImageProcessorKwargs(ImagesKwargs, total=False):
-    """do_find_cell (`bool`, *optional*, defaults to `True`):
-        Whether to show the network a window around the cell in place of the whole image.
-    window_size (`float`, *optional*, defaults to 2.0):
-        Side of the square window, in units of `window_unit`.
-    window_unit (`str`, *optional*, defaults to `"nucleus"`):
-        `"nucleus"`, the length of the cell's nucleus, or `"pixel"`, pixels of the image.
-    """
+    """Options of a call, see [`WBCImageProcessor`]."""
 
+    # Saved in `preprocessor_config.json` as `window_*`, since `crop_size` is transformers' own name for the size in
+    # pixels of a centre crop.
     do_find_cell: bool
     window_size: int | float
     window_unit: str
 
 
 class WBCImageProcessor(ViTImageProcessor):
-    r"""Makes smear images the network's input: a window around the white cell, resized and normalised.
+    r"""Turn smear images into the network's input: a crop around the white cell, resized and normalised.
 
-    With `do_find_cell`, each image is replaced by a square window around its foremost white cell, the first of
-    [`~WBCImageProcessor.find_cells`]; an image without any stays whole. Without, this is the processor of
-    [`transformers.ViTImageProcessor`], which squeezes the whole image: the way of Ma et al. 2020.
+    With `do_find_cell`, each image is replaced by a square crop around its foremost white cell, the first of
+    [`~WBCImageProcessor.find_cells`]; an image without cells stays whole. Without `do_find_cell`, this is
+    [`transformers.ViTImageProcessor`], which squeezes the whole image, as Ma et al. 2020 do.
 
     Args:
-        do_find_cell (`bool`, defaults to `True`): whether to show the network a window in place of the whole image.
-        window_size (`float`, defaults to 2.0): side of the window, in units of `window_unit`.
-        window_unit (`str`, defaults to `"nucleus"`): `"nucleus"`, the length of the cell's nucleus with all its
-            lobes, which means the same in every lab, or `"pixel"`, pixels of the image.
-        kwargs: those of [`transformers.ViTImageProcessor`]: `size`, `image_mean`, ... Mean and deviation are
+        do_find_cell (`bool`, defaults to `True`): whether to crop the image to a cell.
+        window_size (`float`, defaults to 2.0): side of the crop, in units of `window_unit`, above 0.
+        window_unit (`str`, defaults to `"nucleus"`): `"nucleus"`, the longer side of the nucleus with all its lobes,
+            a scale that is the same for every lab, or `"pixel"`, pixels of the image.
+        kwargs: those of [`transformers.ViTImageProcessor`]: `size`, `image_mean`, ... Mean and standard deviation are
             ImageNet's by default, and images are converted to RGB.
 
     Raises:
@@ -65,11 +61,11 @@ class WBCImageProcessor(ViTImageProcessor):
     window_unit = "nucleus"
 
     def find_cells(self, image: ImageInput) -> tuple[Tensor, Tensor]:
-        """Finds every white cell of an image, if its nucleus is at least about fifteen pixels across.
+        """Find every white cell of an image whose nucleus is at least about fifteen pixels across.
 
-        A cell is what hangs together around a nucleus, and a nucleus is where blue light passes and green does not,
-        measured against the image's own background and its own strongest stain, so that lamp, camera and stain
-        may differ. Cells that touch are told apart at the waist between them.
+        A nucleus is a region that passes blue light and absorbs green light, relative to the image's own background
+        and strongest stain, so that lamp, camera and stain may differ. A cell is the connected region around a
+        nucleus. Cells that touch are split at the waist between them.
 
         Args:
             image (PIL image, array or tensor): one image; arrays and tensors are (H, W, 3) or (3, H, W), in any
@@ -77,24 +73,27 @@ class WBCImageProcessor(ViTImageProcessor):
 
         Returns:
             `boxes` (N, 4) float32, the cells' left, top, right and bottom in pixels of the image, and `scores` (N,)
-            float32 in (0, 1), in descending order. A score grows with the nucleus's stain and its size beside the
-            others, and is halved where the image's border cuts the nucleus. N may be 0.
+            float32 in (0, 1), in descending order. A score grows with the stain of the nucleus and its size relative
+            to the others, and is halved if the image's border cuts the nucleus. N may be 0.
+
+        Raises:
+            ValueError: if the image has not three channels or no pixels.
         """
         return detect_cells(self._tensor(image).numpy(force=True))
 
     def fetch_images(self, image_url_or_urls):
-        """Reads images: one for one, a list for a list.
+        """Read an image, or a list of images.
 
         Args:
-            image_url_or_urls: a path, an URL, an open binary file or a PIL image, or a list of them. Arrays and
-                tensors are returned as they are.
+            image_url_or_urls: a path, a URL, an open binary file or a PIL image, or a list of them. Arrays and
+                tensors are returned unchanged.
 
         Returns:
-            PIL images as they are meant to be looked at: the first frame, upright, RGB, on white where they are
-            transparent, and with 8 bits a channel, of 16 the upper ones.
+            A PIL image or a list of them: the first frame, upright, RGB, transparency on white, 8 bits per channel
+            (the upper 8 of 16).
 
         Raises:
-            ValueError: if one cannot be read; the message names it and says why.
+            ValueError: if an image cannot be read; the message names the file and the reason.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
@@ -104,27 +103,38 @@ class WBCImageProcessor(ViTImageProcessor):
             return _read_image(image_url_or_urls)
         return image_url_or_urls
 
-    def windows(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
-        """Squares (N, 4) around the middles of cells' boxes (N, 4), both left, top, right and bottom in pixels.
+    def crop_boxes(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
+        """Squares around the centres of cells, to crop the image to.
 
-        Size and unit are this processor's unless given. A window may reach beyond the image.
+        Args:
+            boxes: (N, 4) float32, left, top, right and bottom of the cells in pixels of the image.
+            window_size: side of the squares in units of `window_unit`. Default: that of this processor.
+            window_unit: `"nucleus"` or `"pixel"`. Default: that of this processor.
+
+        Returns:
+            (N, 4) float32, like `boxes`. A square may reach beyond the image.
         """
         side = torch.full((len(boxes),), float(window_size or self.window_size))
         if (window_unit or self.window_unit) == "nucleus":
-            side = side * (boxes[:, 2:] - boxes[:, :2]).amax(1) / (1 + 2 * MARGIN)
+            side = side * (boxes[:, 2:] - boxes[:, :2]).amax(1) / (1 + 2 * NUCLEUS_MARGIN)
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2
         return torch.cat((middle - side[:, None] / 2, middle + side[:, None] / 2), 1)
 
-    def crop(self, image: ImageInput, windows: Tensor) -> list[Tensor]:
-        """Cuts windows (N, 4) out of an image: N tensors (3, S, S) of the image's dtype.
+    def crop(self, image: ImageInput, crop_boxes: Tensor) -> list[Tensor]:
+        """Crop an image to squares; beyond the image, a crop has the colour of the image's background.
 
-        What lies beyond the image has the colour of its background.
+        Args:
+            image: as in [`~WBCImageProcessor.find_cells`].
+            crop_boxes: (N, 4), as [`~WBCImageProcessor.crop_boxes`] returns them.
+
+        Returns:
+            N tensors (3, S, S) of the image's dtype, S being the side in pixels of each square, at least 1.
         """
         image = self._tensor(image)
         _, height, width = image.shape
         background = torch.from_numpy(background_color(image.numpy(force=True))).to(image)
         crops = []
-        for left, top, right, _ in windows.round().long().tolist():
+        for left, top, right, _ in crop_boxes.round().long().tolist():
             side = max(1, right - left)
             crop = background[:, None, None].repeat(1, side, side)
             x, y = max(0, -left), max(0, -top)
@@ -140,37 +150,40 @@ class WBCImageProcessor(ViTImageProcessor):
             image: as in [`~WBCImageProcessor.find_cells`].
 
         Returns:
-            `pixel_values` (N, 3, H, W), `boxes` and `windows` (N, 4) and `scores` (N,), all float32. Without
+            `pixel_values` (N, 3, H, W), `boxes` and `crop_boxes` (N, 4) and `scores` (N,), all float32. Without
             `do_find_cell` there is one cell, the whole image, with score 1.
         """
         image = self._tensor(image)
         if self.do_find_cell:
             boxes, scores = self.find_cells(image)
-            windows = self.windows(boxes)
-            crops = self.crop(image, windows)
+            crop_boxes = self.crop_boxes(boxes)
+            crops = self.crop(image, crop_boxes)
         else:
-            windows = boxes = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]])
+            crop_boxes = boxes = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]])
             scores, crops = torch.ones(1), [image]
         if crops:
-            # Said, since a crop may be three pixels high and wide.
+            # The format is given, since it cannot be inferred of a crop that is three pixels high and wide.
             form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
             pixel_values = self(crops, do_find_cell=False, **form)["pixel_values"]
         else:
             pixel_values = torch.zeros(0, 3, self.size["height"], self.size["width"])
-        return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "windows": windows, "scores": scores})
+        return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "crop_boxes": crop_boxes, "scores": scores})
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs):
-        # The file of another processor says nothing of windows: it was written for whole images.
+        """A processor from its saved configuration; that of another class is read with `do_find_cell=False`."""
+        # Other processors know no detector: their models were trained on whole images.
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
             image_processor_dict = {**image_processor_dict, "do_find_cell": False}
         return super().from_dict(image_processor_dict, **kwargs)
 
     def process_image(self, image: ImageInput, *args, **kwargs) -> Tensor:
-        # Pillow's own conversion of 16 bits to RGB makes everything above 255 white.
+        """Convert an image to an array or tensor (3, H, W), see `transformers`; 16-bit PIL images keep 8 bits."""
+        # Pillow's own conversion from 16 bits to RGB clips everything above 255 to white.
         return super().process_image(_eight_bits(image) if isinstance(image, Image.Image) else image, *args, **kwargs)
 
     def _tensor(self, image: ImageInput) -> Tensor:
+        """One image as a tensor (3, H, W)."""
         image = torch.as_tensor(self.process_image(image, do_convert_rgb=True))
         if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
             raise ValueError(f"an image must have three channels and at least one pixel, got {tuple(image.shape)}")
@@ -186,35 +199,24 @@ class WBCImageProcessor(ViTImageProcessor):
 
     def _preprocess(self, images, do_find_cell: bool, window_size: float, window_unit: str, **kwargs) -> BatchFeature:
         if do_find_cell:
-            images = [self._foremost(image, window_size, window_unit) for image in images]
+            images = [self._crop_foremost_cell(image, window_size, window_unit) for image in images]
         return super()._preprocess(images, **kwargs)
 
-    def _foremost(self, image, window_size: float, window_unit: str):
-        """The window around the foremost cell of an image of the backend's kind; the image itself without one."""
+    def _crop_foremost_cell(self, image, window_size: float, window_unit: str):
+        """Crop an image, a tensor or an array, to its foremost cell; without cells it stays whole."""
         boxes, _ = self.find_cells(image)
         if len(boxes) == 0:
             return image
-        window = self.crop(image, self.windows(boxes[:1], window_size, window_unit))[0]
-        return window if isinstance(image, Tensor) else window.numpy()
-
-
-def _read_image(source) -> Image.Image:
-    """One image of [`WBCImageProcessor.fetch_images`], from a path, an URL or an open file."""
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "in memory")
-    try:
-        if isinstance(source, str) and not os.path.exists(source):  # an URL, or not there
-            return load_image(source)
-        with Image.open(source, formats=_FORMATS) as image:
-            return upright_rgb(image)
-    except UnidentifiedImageError as error:
-        reason = f"it is no image of the formats {', '.join(_FORMATS)}, or damaged"
-        raise ValueError(f"cannot read the image {name}: {reason}") from error
-    except Exception as error:  # the decoders raise errors of every kind at what is damaged
-        raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
+        (crop,) = self.crop(image, self.crop_boxes(boxes[:1], window_size, window_unit))
+        return crop if isinstance(image, Tensor) else crop.numpy()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """An image as it is meant to be looked at: upright, RGB, 8 bits a channel, on white where it is transparent."""
+    """Turn an image upright by its EXIF orientation and convert it to RGB, 8 bits per channel, transparency on white.
+
+    Raises:
+        ValueError: if the image has 32 bits per channel.
+    """
     image = _eight_bits(ImageOps.exif_transpose(image))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -222,11 +224,26 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _read_image(source) -> Image.Image:
+    """Read one image of [`WBCImageProcessor.fetch_images`] from a path, a URL or an open binary file."""
+    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "in memory")
+    try:
+        if isinstance(source, str) and not os.path.exists(source):  # a URL, or a missing file
+            return load_image(source)
+        with Image.open(source, formats=_FORMATS) as image:
+            return upright_rgb(image)
+    except UnidentifiedImageError as error:
+        reason = f"it is no image of the formats {', '.join(_FORMATS)}, or damaged"
+        raise ValueError(f"cannot read the image {name}: {reason}") from error
+    except Exception as error:  # decoders raise errors of every kind for damaged files
+        raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The image with 8 bits a channel, of 16 the upper ones.
+    """Reduce an image to 8 bits per channel, the upper 8 of 16.
 
     Raises:
-        ValueError: if it has 32 bits, which do not say what is white.
+        ValueError: if the image has 32 bits per channel, whose white level is unknown.
     """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))

@@ -1,13 +1,12 @@
-"""IBN-ResNet34 for white blood cells: transformers' ResNet with another norm, and the loss of Ma et al. 2020."""
+"""IBN-ResNet34 for white blood cells: transformers' ResNet with IBN norms and the loss of Ma et al. 2020."""
 
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -16,19 +15,20 @@ from transformers import initialization as init
 from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
-from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, ModelOutput
+from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
-from .field_wbc import Cell, Field
+from .field_wbc import Field, analyze_images
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
+from .output_wbc import WBCImageClassifierOutput
 
 
 class WBCPreTrainedModel(ResNetPreTrainedModel):
-    """Initialisation, loading and saving of the models below."""
+    """Base class: initialisation, loading and saving."""
 
     config: WBCConfig
     config_class = WBCConfig
@@ -50,10 +50,10 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs):
-        """Loads a model whose weights are safetensors; a pickle, which can run code, is refused.
+        """Load a model from safetensors; a pickle, which can run code, is refused.
 
-        Arguments and result are those of [`transformers.PreTrainedModel.from_pretrained`], which warns of weights that
-        it does not find and starts them at random. Here that is an error for those of the ResNet.
+        Arguments and result are those of [`transformers.PreTrainedModel.from_pretrained`], which only warns of missing
+        weights and initialises them at random. Missing weights of the ResNet are an error here.
 
         Raises:
             OSError: if the weights are missing, damaged or of another architecture; the message names their file.
@@ -80,7 +80,7 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         differing = sorted(
             name
             for name in (*info["missing_keys"], *info["unexpected_keys"])
-            # The norms that "ibn-b" and "ibn-in" add start anew from weights of another layout.
+            # Weights of another layout have no values for the norms that "ibn-b" and "ibn-in" add.
             if re.match(r"(resnet\.)?(embedder|encoder)\.", name) and ".activation.normalization." not in name
         )
         if differing:
@@ -91,21 +91,20 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
-        """Saves weights, configuration, image processor and code: a folder that any auto class of transformers loads
-        with `trust_remote_code=True`.
+        """Save weights, configuration, image processor and code.
 
-        An image processor that the folder already holds stays; otherwise one is written that squeezes the whole field
-        to `config.image_size` and normalises it as ImageNet is. Arguments are those of
-        [`transformers.PreTrainedModel.save_pretrained`].
+        The auto classes of transformers load the folder with `trust_remote_code=True`. An image processor already in
+        the folder stays; otherwise one is written that resizes whole images to `config.image_size`. Arguments are
+        those of [`transformers.PreTrainedModel.save_pretrained`].
         """
-        # All three, whichever class is saved: transformers itself adds the class at hand only.
+        # Transformers adds only the class that is saved.
         self.config.auto_map = {
             "AutoConfig": "configuration_wbc.WBCConfig",
             "AutoModel": "modeling_wbc.WBCModel",
             "AutoModelForImageClassification": "modeling_wbc.WBCForImageClassification",
         }
         if push_to_hub:
-            # Saves to a fresh folder through this very method and uploads it, the processor too, in one commit.
+            # Calls this method with a temporary folder and uploads that, with the processor, in one commit.
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             self.push_to_hub(repo_id, **kwargs)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
@@ -114,15 +113,15 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
 
 
 class WBCModel(WBCPreTrainedModel, ResNetModel):
-    """A ResNet-34 whose norms stand as [`WBCConfig.norm_layout`] says.
+    """A ResNet-34 with the norms of [`WBCConfig.norm_layout`].
 
     Parameters, buffers and state dict are those of [`transformers.ResNetModel`], so that
-    `WBCModel.from_pretrained("microsoft/resnet-34")` starts from ImageNet; `"ibn-b"` and `"ibn-in"` add their instance
-    norms under `activation.normalization`. For other publishers' weights see [`convert_resnet_state_dict`].
+    `WBCModel.from_pretrained("microsoft/resnet-34")` starts from ImageNet weights; `"ibn-b"` and `"ibn-in"` add their
+    instance norms as `activation.normalization`.
     """
 
-    # Of a classifier's weights, what it is without.
-    _keys_to_ignore_on_load_unexpected = [r"^(classifier|center_loss|novelty)\."]
+    # Head weights, ignored when loading the backbone.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(classifier|center_loss|novelty)\."]
 
     def __init__(self, config: WBCConfig):
         super().__init__(config)
@@ -137,15 +136,15 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
                     norm = nn.InstanceNorm2d(config.hidden_sizes[index], affine=True)
                     block.activation = nn.Sequential(OrderedDict(normalization=norm, activation=block.activation))
             for block in stage.layers:
-                # Random weights start with every residual branch switched off (Goyal et al. 2017, section 5.1):
-                # switched on, the first steps at a learning rate that suits the later ones make the loss leap.
+                # With random weights, every residual branch starts at zero (Goyal et al. 2017, section 5.1): otherwise
+                # the loss diverges in the first steps at the learning rate that suits the later ones.
                 init.zeros_(block.layer[-1].normalization.weight)
 
     @can_return_tuple
     def forward(
         self, pixel_values: Tensor, output_hidden_states: bool | None = None
     ) -> BaseModelOutputWithPoolingAndNoAttention:
-        """Features of images.
+        """Compute feature maps and pooled features of images.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images, C being `config.num_channels`.
@@ -165,41 +164,11 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
         return super().forward(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
 
 
-@dataclass
-class WBCImageClassifierOutput(ModelOutput):
-    """What [`WBCForImageClassification`] returns.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`, with labels only): equation 12, `cross_entropy` + lambda `center_loss`.
-        logits (`torch.Tensor` of shape `(N, K)`): scores of the K classes before the softmax, already divided by
-            `config.temperature`.
-        distance (`torch.Tensor` of shape `(N,)`): how far the embedding lies from the nearest class centre, at least
-            0: the Euclidean distance, in float32.
-        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): how little the image looks like a smear, see
-            [`SmearNovelty`], of the first stage's feature map. Beyond `config.max_novelty` it shows none of the
-            classes.
-        embeddings (`torch.Tensor` of shape `(N, 512)`): the pooled features that the classifier and the centres see.
-        hidden_states (tuple of five `torch.Tensor` of shape `(N, C, H, W)`, on request): the feature maps before and
-            after every stage.
-        cross_entropy (`torch.Tensor` of shape `()`, with labels only): equation 7.
-        center_loss (`torch.Tensor` of shape `()`, with labels only): L_f, equation 10.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    distance: Tensor | None = None
-    novelty: Tensor | None = None
-    embeddings: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    cross_entropy: Tensor | None = None
-    center_loss: Tensor | None = None
-
-
 class WBCForImageClassification(WBCPreTrainedModel):
     """[`WBCModel`] with a linear classifier, trained by cross entropy and the hard-mined centre loss.
 
-    The state dict is that of [`transformers.ResNetForImageClassification`], the class centres, `center_loss.centers`
-    (K, 512), and what tells smears from other images, `novelty.mean` (128,) and `novelty.whitening` (128, 128).
+    The state dict is that of [`transformers.ResNetForImageClassification`] plus the class centres,
+    `center_loss.centers` (K, 512), and the OOD statistics, `novelty.mean` (128,) and `novelty.whitening` (128, 128).
     """
 
     def __init__(self, config: WBCConfig):
@@ -220,12 +189,12 @@ class WBCForImageClassification(WBCPreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
     ) -> WBCImageClassifierOutput:
-        """Classifies images of white blood cells.
+        """Classify images of white blood cells.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images, C being `config.num_channels`.
-            labels (`torch.LongTensor` of shape `(N,)`, *optional*): class indices in [0, K); with them the loss is
-                computed and, in training mode, the class centres move.
+            labels (`torch.LongTensor` of shape `(N,)`, *optional*): class indices in [0, K), for the loss. In training
+                mode, they also move the class centres.
             output_hidden_states (`bool`, *optional*): whether to return the feature maps before and after every stage.
 
         Returns:
@@ -242,7 +211,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         embeddings = outputs.pooler_output.flatten(1)
         logits = self.classifier(embeddings) / self.config.temperature
         with torch.no_grad():
-            # Element by element: matrix products are coarse in float16 and under autocast.
+            # Elementwise: matrix products are inexact in float16 and under autocast.
             offsets = embeddings[:, None].float() - self.center_loss.centers.float()
             distance = offsets.square().sum(-1).amin(1).sqrt()
             novelty = None if self.training else self.novelty(outputs.hidden_states[1])
@@ -264,9 +233,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
         )
 
     def class_activation_maps(self, pixel_values: Tensor) -> Tensor:
-        r"""How much each part of an image adds to each logit (Zhou et al. 2016), exactly.
+        r"""Exact contributions of each part of an image to each logit (Zhou et al. 2016).
 
-        The classifier is linear and the embedding the mean of the last feature map f over its places (y, x), so that
+        The classifier is linear and the embedding is the mean of the last feature map f over its positions (y, x), so
 
         $$\mathrm{logit}_k = \frac{1}{hw} \sum_{y,x} \mathrm{map}_k(y, x), \qquad
         \mathrm{map}_k(y, x) = \frac{w_k \cdot f(y, x) + b_k}{T}$$
@@ -279,21 +248,20 @@ class WBCForImageClassification(WBCPreTrainedModel):
         Returns:
             `torch.Tensor` of shape `(N, K, h, w)`, h and w being a 32nd of H and W, rounded up.
         """
-        return self._activation_maps(self.resnet(pixel_values).last_hidden_state)
+        return self.position_logits(self.resnet(pixel_values).last_hidden_state)
 
-    def _activation_maps(self, feature_map: Tensor) -> Tensor:
-        """[`~WBCForImageClassification.class_activation_maps`] of the last feature map (N, 512, h, w)."""
+    def position_logits(self, feature_map: Tensor) -> Tensor:
+        """Logits (N, K, h, w) of each position of the last feature map (N, 512, h, w): class activation maps."""
         linear = self.classifier[-1]
         return F.conv2d(feature_map, linear.weight[:, :, None, None], linear.bias) / self.config.temperature
 
-    @torch.no_grad()
     def analyze(
         self,
         images: ImageInput | str | os.PathLike | Iterable,
         image_processor: WBCImageProcessor | None = None,
         batch_size: int = 32,
     ) -> Field | list[Field]:
-        """Finds the white cells of images and classifies each, or says that it is nothing the model knows.
+        """Find the white cells of images and classify each; cells beyond the OOD threshold are marked as unknown.
 
         ```python
         field = model.analyze("smear.jpg")
@@ -303,69 +271,23 @@ class WBCForImageClassification(WBCPreTrainedModel):
 
         Args:
             images (path, URL, open file, PIL image, array or tensor, or a list or another iterable of them): the
-                images, taken and read one at a time, see [`WBCImageProcessor.fetch_images`]. Arrays and tensors are
-                (H, W, 3) or (3, H, W), and one image, whatever their shape.
-            image_processor ([`WBCImageProcessor`], *optional*): what finds the cells. Default: the one that lies with
-                the weights, or for weights from nowhere a new one. Without `do_find_cell`, an image is one cell.
-            batch_size (`int`, defaults to 32): how many cells the network looks at in one go.
+                images, read one at a time, see [`WBCImageProcessor.fetch_images`]. An array or tensor is always one
+                image, (H, W, 3) or (3, H, W).
+            image_processor ([`WBCImageProcessor`], *optional*): the processor that finds the cells. Default: the one
+                saved with the weights. Without `do_find_cell`, the whole image is one cell.
+            batch_size (`int`, defaults to 32): number of cells that the network classifies at once.
 
         Returns:
-            A [`Field`] for one image, a list of them for several. An image in which no cell is found has none.
+            A [`Field`] for one image, a list of them for several. The field of an image without cells is empty.
 
         Raises:
             ValueError: if an image cannot be read; the message names the file.
         """
-        if image_processor is None:
-            image_processor = self._image_processor
-        one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read")
-        several = isinstance(images, Iterable) and not one
-        names = tuple(self.config.id2label[index] for index in range(self.config.num_labels))
-        fields, waiting = [], []  # of `waiting` cells: the field, box, window, score and pixel values
-
-        def classify():
-            pixel_values = torch.stack([pixels for *_, pixels in waiting]).to(self.device, self.dtype)
-            outputs = self(pixel_values, output_hidden_states=True)
-            likeliest = outputs.logits.argmax(-1)
-            maps = self._activation_maps(outputs.hidden_states[-1])[torch.arange(len(waiting)), likeliest]
-            probabilities = outputs.logits.float().softmax(-1)
-            columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float())
-            for (field, box, window, score, _), row, index, distance, novelty, activation_map in zip(
-                waiting, *(column.tolist() for column in columns), strict=True
-            ):
-                shares = dict(zip(names, row, strict=True))
-                known = self.config.max_novelty is None or novelty <= self.config.max_novelty
-                cell = Cell(
-                    tuple(box), tuple(window), score, names[index], shares, distance, novelty, known, activation_map
-                )
-                field.cells.append(cell)
-            waiting.clear()
-
-        training = self.training
-        self.eval()
-        try:
-            for image in images if several else [images]:
-                cells = image_processor.preprocess_cells(image_processor.fetch_images(image))
-                del image  # while the cells of some small images wait, the next may be a large one
-                fields.append(Field([], names))
-                for box, window, score, pixels in zip(
-                    cells["boxes"].tolist(),
-                    cells["windows"].tolist(),
-                    cells["scores"].tolist(),
-                    cells["pixel_values"],
-                    strict=True,
-                ):
-                    waiting.append((fields[-1], box, window, score, pixels))
-                    if len(waiting) == batch_size:
-                        classify()
-            if waiting:
-                classify()
-        finally:
-            self.train(training)
-        return fields if several else fields[0]
+        return analyze_images(self, images, image_processor or self._image_processor, batch_size)
 
     @cached_property
     def _image_processor(self) -> WBCImageProcessor:
-        """The image processor that lies with the weights, read once; for weights from nowhere, a new one."""
+        """The image processor saved with the weights; a new one for a model that was not loaded."""
         source = self.config.name_or_path
         if not source:
             return WBCImageProcessor(size=self.config.image_size)
@@ -373,9 +295,6 @@ class WBCForImageClassification(WBCPreTrainedModel):
 
 
 WBCModel.register_for_auto_class("AutoModel")
-
-
 WBCForImageClassification.register_for_auto_class("AutoModelForImageClassification")
-
 
 __all__ = ["WBCForImageClassification", "WBCModel", "WBCPreTrainedModel"]

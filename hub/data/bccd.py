@@ -1,4 +1,7 @@
-"""BCCD, four types of white cells in augmented fields: its raw folders, photographs and doubtful labels."""
+"""BCCD, white cells of four types in fields of stained smears, augmented by their publisher.
+
+Its raw folders, the labels of its photographs, the splits by photograph, and the download of its archive.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,20 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import datasets
 from datasets import DatasetDict
+from sklearn.model_selection import train_test_split
 
-from hub.data.columns import class_counts, features, to_dataset
+from hub.data.columns import class_counts, to_datasets
 from hub.data.download import download
-from hub.data.photographs import Registration, read_labels, register
+from hub.data.publisher import Publisher, Splits
 from hub.data.raw import check_classes, find_root, list_files, read_files, subfolders
 from hub.files import UserError
+
+if TYPE_CHECKING:
+    from hub.data.photographs import Registration
 
 logger = logging.getLogger(__name__)
 
@@ -39,33 +47,70 @@ BCCD_URL = f"https://github.com/dhruvp/wbc-classification/archive/{BCCD_COMMIT}.
 def build_bccd(
     source: str | os.PathLike, seed: int = 0, cache: str | os.PathLike | None = None
 ) -> tuple[DatasetDict, Registration | None]:
-    """Build BCCD (augmented) from `source`, with the photograph that each file shows.
+    """Build BCCD (augmented) from its raw folder, with the photograph that each file shows.
 
-    `source` is the folder that holds `TRAIN`, `TEST` and `TEST_SIMPLE`, or one that holds it as `images`, as the
-    GitHub archive's `_inputs/images` or as Kaggle's `dataset2-master/dataset2-master/images`. The photographs are
-    looked for below `source`, as `Original_Images` or Kaggle's `JPEGImages`, with `labels.csv` beside them or above.
-
-    Splits: `train` and `validation` are the publisher's TRAIN, cut by photograph (see `validation_photographs`, which
-    `seed` goes to), `test` is TEST, `test_simple` is TEST_SIMPLE, and `train_photographs`, `validation_photographs`
-    and `test_photographs` hold the 640 x 480 photographs that the files of these splits were made from. Without
+    Splits: `train` and `validation` are the publisher's TRAIN, cut by photograph (see `validation_photographs`),
+    `test` is TEST, `test_simple` is TEST_SIMPLE, and `train_photographs`, `validation_photographs` and
+    `test_photographs` hold the 640 x 480 photographs that the files of these splits were made from. Without
     photographs, which is logged, there is no `validation`, as it could not be kept apart from `train`.
 
-    Finding the photographs takes minutes the first time; the result is kept as `photographs.json` in the folder
-    `cache` (default: `source`). Files that do not decode are logged by name and left out. Rows are sorted by class,
-    then by file name. All images are held in memory (about 120 MB).
+    Files that do not decode are logged by name and left out. Rows are sorted by class, then by file name. All images
+    are held in memory (about 120 MB).
 
-    Returns the data set and what was found out about its photographs, None without them. Raises `UserError` for a
-    missing split folder, a missing, unknown or empty class folder, or a `labels.csv` that cannot be read.
+    Args:
+        source: The folder that holds `TRAIN`, `TEST` and `TEST_SIMPLE`, or one that holds it as `images`, as the
+            GitHub archive's `_inputs/images` or as Kaggle's `dataset2-master/dataset2-master/images`. The photographs
+            are looked for below it, as `Original_Images` or Kaggle's `JPEGImages`, with `labels.csv` beside them or
+            above.
+        seed: Of the choice of `validation`.
+        cache: The folder that keeps the photographs of the files, as `photographs.json`, because to find them takes
+            minutes. Default: `source`.
+
+    Returns:
+        The data set, and the registration of its files, None without photographs.
+
+    Raises:
+        UserError: A split folder is missing, a class folder is missing, unknown or empty, or `labels.csv` cannot be
+            read.
     """
-    splits, registration = bccd_rows(Path(source), seed, Path(cache or source))
-    dataset = DatasetDict(
-        {split: to_dataset(rows, features(BCCD_CLASSES, photographs=True)) for split, rows in splits.items()}
+    splits, registration = bccd_rows(Path(source), seed, cache and Path(cache))
+    return to_datasets(splits, BCCD.columns), registration
+
+
+def bccd_rows(source: Path, seed: int, cache: Path | None = None) -> tuple[Splits, Registration | None]:
+    """The rows of each split of BCCD, and the registration of its files, see `build_bccd`."""
+    rows, splits = _read_splits(source)
+    photographs, labels = find_photographs(source)
+    if not photographs:
+        logger.warning(
+            "%s holds no folder Original_Images (or JPEGImages) with labels.csv: which photograph each file shows "
+            "stays unknown, and there is no validation split",
+            source,
+        )
+        return splits, None
+    from hub.data.photographs import register  # OpenCV is loaded here and nowhere else.
+
+    registration = register(
+        {row["file_name"]: (row["image"]["bytes"], row["label"]) for row in rows},
+        {name: row["image"]["bytes"] for name, row in photographs.items()},
+        labels,
+        (cache or source) / "photographs.json",
     )
-    return dataset, registration
+    for row in rows:
+        match = registration.matches[row["file_name"]]
+        if match is None:
+            logger.warning("%s shows no photograph of its class", row["file_name"])
+        else:
+            row |= {
+                "photograph": match.photograph,
+                "field": registration.fields[match.photograph],
+                "match_error": match.error,
+            }
+    return _split_by_photograph(splits, photographs, registration, seed), registration
 
 
-def bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dict]], Registration | None]:
-    """The rows of each split of BCCD, and what was found out about its photographs."""
+def _read_splits(source: Path) -> tuple[list[dict], Splits]:
+    """All rows of the publisher's files that decode, and the same rows by split."""
     root = find_root(
         source, ("", "images", "*/images", "*/*/images"), {folder.lower() for folder in BCCD_SPLITS.values()}
     )
@@ -79,35 +124,18 @@ def bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dict
     splits = {split: [rows[path] for path, _ in files[split] if path in rows] for split in files}
     for split in splits:
         check_classes(splits[split], BCCD_CLASSES, f"split {split} of {root}")
-    photographs, labels = find_photographs(source)
-    if not photographs:
-        logger.warning(
-            "%s holds no folder Original_Images (or JPEGImages) with labels.csv: which photograph each file shows "
-            "stays unknown, and there is no validation split",
-            source,
-        )
-        return splits, None
+    return list(rows.values()), splits
 
-    registration = register(
-        {row["file_name"]: (row["image"]["bytes"], row["label"]) for row in rows.values()},
-        {name: row["image"]["bytes"] for name, row in photographs.items()},
-        labels,
-        cache / "photographs.json",
-    )
-    for row in rows.values():
-        match = registration.matches[row["file_name"]]
-        if match is None:
-            logger.warning("%s shows no photograph of its class", row["file_name"])
-        else:
-            row |= {
-                "photograph": match.photograph,
-                "field": registration.fields[match.photograph],
-                "match_error": match.error,
-            }
-    # The sides are what the files show, not what the publisher's split should have given.
+
+def _split_by_photograph(
+    splits: Splits, photographs: Mapping[str, dict], registration: Registration, seed: int
+) -> Splits:
+    """The publisher's splits with `validation` cut from `train`, and the photographs of each side."""
+    labels, fields = registration.labels, registration.fields
+    # A photograph is on the side of the files that show it, not where the publisher's split should have put it.
     train, test, test_simple = ({row.get("photograph") for row in splits[split]} - {None} for split in BCCD_SPLITS)
     test |= test_simple
-    held_out = validation_photographs(train, test, labels, registration.fields, seed)
+    held_out = validation_photographs(train, test, labels, fields, seed)
     sides = {"train": train - held_out - test, "validation": held_out, "test": test}
     in_order = {
         "train": [row for row in splits["train"] if row.get("photograph") not in held_out],
@@ -117,16 +145,24 @@ def bccd_rows(source: Path, seed: int, cache: Path) -> tuple[dict[str, list[dict
     }
     for split, side in sides.items():
         in_order[f"{split}_photographs"] = [
-            photographs[name] | {"label": label, "photograph": name, "field": registration.fields[name]}
+            photographs[name] | {"label": label, "photograph": name, "field": fields[name]}
             for label in BCCD_CLASSES
             for name in sorted(side)
             if labels[name] == label
         ]
-    return {split: rows for split, rows in in_order.items() if rows}, registration
+    return {split: rows for split, rows in in_order.items() if rows}
 
 
 def find_photographs(source: Path) -> tuple[dict[str, dict], dict[str, str]]:
-    """The photographs below `source` as rows without a label, and the class of those with one label, both by name."""
+    """Read the photographs below `source` and their labels.
+
+    Returns:
+        The photographs as rows without a label, and the class of those with exactly one, both by name; both empty
+        where there are no photographs or no labels.
+
+    Raises:
+        UserError: There are several folders of photographs, or `labels.csv` cannot be read or names too few of them.
+    """
     folders = sorted(
         path
         for pattern in ("*", "*/*", "*/*/*")
@@ -149,14 +185,54 @@ def find_photographs(source: Path) -> tuple[dict[str, dict], dict[str, str]]:
     ]
     if not photographs or not tables:
         return {}, {}
-
-    try:
-        labels = read_labels(tables[0], photographs)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    labels = read_labels(tables[0], photographs)
     if len(labels) < 2:
         raise UserError(f"{tables[0]} gives one label to {len(labels)} of the {len(photographs)} photographs")
     return photographs, labels
+
+
+def read_cell_labels(path: Path, photographs: Iterable[str]) -> dict[str, list[str]]:
+    """Read the publisher's `labels.csv`: class names in lower case by photograph, in the order of the file.
+
+    A row names as many classes as there are cells to name, or none. Rows without a photograph in `photographs` are
+    left out.
+
+    Raises:
+        UserError: The file has no columns `Image` and `Category`, an `Image` is no number, or it is no CSV in UTF-8.
+    """
+    photographs = set(photographs)
+    labels = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if not {"Image", "Category"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path} has the columns {reader.fieldnames}; Image and Category were expected")
+            for row in reader:
+                if not re.fullmatch(r"\d+", row["Image"] or ""):
+                    raise UserError(
+                        f"{path}, line {reader.line_num}: Image is {row['Image']!r}; a number was expected"
+                    )
+                if (name := f"BloodImage_{int(row['Image']):05d}") in photographs:
+                    names = (label.strip().lower() for label in (row["Category"] or "").split(","))
+                    labels[name] = [label for label in names if label]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); take the publisher's") from error
+    return labels
+
+
+def read_labels(path: Path, photographs: Iterable[str]) -> dict[str, str]:
+    """The class of each photograph with exactly one label: 351 in the published data, 3 of them basophils.
+
+    Raises:
+        UserError: As `read_cell_labels`.
+    """
+    return {name: labels[0] for name, labels in read_cell_labels(path, photographs).items() if len(labels) == 1}
+
+
+def publisher_split(labels: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """The photographs that the publisher's notebook made TRAIN and TEST from, given what `read_labels` returns."""
+    train, test = train_test_split(list(labels), test_size=0.2, random_state=10)
+    return train, test
 
 
 def validation_photographs(
@@ -167,17 +243,21 @@ def validation_photographs(
     seed: int = 0,
     share: float = 0.15,
 ) -> set[str]:
-    """Choose `share` of the photographs of each class of `train`, to validate on.
+    """Choose a share of the photographs of each class of `train` to validate on.
 
     Whole fields are taken, so that photographs that overlap stay on one side. A field that a photograph of `test`
-    shows a part of is never taken: what is validated on has nothing to do with the test.
+    shows is never taken: validation and test share no field.
 
     Args:
-        train, test: Names of the photographs on either side.
+        train: Names of the photographs on TRAIN's side.
+        test: Names of those on TEST's side.
         labels: The class of each.
-        fields: The field of each, as `hub.photographs.fields` gives it.
+        fields: The field of each, as `hub.data.overlaps.fields` gives it.
         seed: Of the choice; the same seed gives the same photographs.
-        share: In [0, 1].
+        share: Of the photographs of each class, in [0, 1].
+
+    Returns:
+        The names of the photographs to validate on; of no class more than its share, rounded.
     """
     members: dict[str, list[str]] = {}
     for name in train:
@@ -196,7 +276,7 @@ def validation_photographs(
 
 
 def doubtful_labels() -> list[dict[str, str]]:
-    """The photographs of BCCD whose label is doubtful, the rows of `label_audit.csv` beside this file.
+    """The photographs of BCCD whose label is in doubt after the label audit: the rows of `label_audit.csv`.
 
     Each has `photograph`, `label` (the publisher's), `looks_like` (a class, or `unclear`) and `reason`.
     """
@@ -205,7 +285,7 @@ def doubtful_labels() -> list[dict[str, str]]:
 
 
 def bccd_differences(dataset: DatasetDict) -> list[str]:
-    """Every count of a built BCCD that is not the published one, as a line of text; empty if all agree."""
+    """Describe every count of a built BCCD that is not the published one, a line of text for each."""
     counts = {split: Counter(class_counts(part)) for split, part in dataset.items()}
     counts["train"] += counts.get("validation", Counter())  # Both are the publisher's TRAIN.
     return [
@@ -221,12 +301,18 @@ def download_bccd(
 ) -> tuple[DatasetDict, Registration | None]:
     """Download the archive of BCCD, check it, and build the data set from it as `build_bccd` does.
 
-    The archive stays in `cache` (default: a folder of the Hugging Face data set cache, which `HF_HOME` moves), so that
-    a later call needs no network; a broken download is resumed. Every member's CRC is checked, then the number of
-    images of each class and split; an archive that fails either is deleted.
+    A broken download is resumed. The CRC of every member is checked, then the number of images of each class and
+    split; an archive that fails either check is deleted.
 
-    Raises `UserError` if the server refuses the archive or the archive fails a check, `OSError` if the connection
-    fails repeatedly or the disk is full.
+    Args:
+        url: The address of the archive.
+        cache: The folder that keeps the archive, so that a later call needs no network. Default: a folder of the
+            Hugging Face data set cache, which `HF_HOME` moves.
+        seed: As for `build_bccd`.
+
+    Raises:
+        UserError: The server refuses the archive, or the archive fails a check.
+        OSError: The connection fails repeatedly, or the disk is full.
     """
     cache = Path(cache or datasets.config.HF_DATASETS_CACHE / "wbc")
     archive = cache / f"bccd-{BCCD_COMMIT}.zip"
@@ -235,7 +321,7 @@ def download_bccd(
         download(url, archive)
     with tempfile.TemporaryDirectory(prefix="bccd-") as folder:
         try:
-            _extract_images(archive, Path(folder))
+            extract_images(archive, Path(folder))
             dataset, registration = build_bccd(folder, seed, cache)
             differences = bccd_differences(dataset)
             if differences:
@@ -246,8 +332,12 @@ def download_bccd(
     return dataset, registration
 
 
-def _extract_images(archive: Path, folder: Path) -> None:
-    """Check the CRC of every member of `archive`; extract the images, photographs and their labels to `folder`."""
+def extract_images(archive: Path, folder: Path) -> None:
+    """Check the CRC of every member of `archive`; extract the images, photographs and their labels to `folder`.
+
+    Raises:
+        zipfile.BadZipFile: A CRC is wrong, or `archive` is no ZIP file.
+    """
     with zipfile.ZipFile(archive) as file:
         damaged = file.testzip()
         if damaged:
@@ -263,3 +353,6 @@ def _extract_images(archive: Path, folder: Path) -> None:
                 or (len(parts) in (2, 3) and parts[-1] == "labels.csv")
             ):
                 file.extract(member, folder)
+
+
+BCCD = Publisher("bccd", BCCD_CLASSES, license="mit", rows=bccd_rows, has_photographs=True, download=download_bccd)

@@ -1,24 +1,25 @@
-"""The columns of the data sets that are built here, and their counts."""
+"""The columns of the data sets that are built here, and the counts of their classes."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 
 def features(class_names: Sequence[str], photographs: bool = False, origin: bool = False) -> Features:
-    """The columns of the data sets built here.
+    """The columns of a data set that is built here.
 
-    `image` holds the encoded bytes of the file and decodes to a PIL image, `label` is an index into
-    `class_names`, `file_name` is the POSIX path of the file relative to the root of its raw data set.
+    `image` holds the encoded bytes of the file and decodes to a PIL image, `label` is an index into `class_names`,
+    `file_name` is the POSIX path of the file relative to the root of its raw data set.
 
-    With `photographs`, for each file that was made from a photograph: `photograph`, the name of that photograph;
-    `field`, the same for all photographs that overlap; `match_error`, float32, how sure that is (see
-    `hub.photographs.Match.error`). Each is None where it is unknown or, as with PBC, there is no such thing.
-
-    With `origin`: `dataset`, the data set that the file is from, `bccd` or `pbc`.
+    Args:
+        class_names: The names of the classes, in the order of the labels.
+        photographs: Whether to add the columns of files that were made from a photograph: `photograph`, the name of
+            that photograph; `field`, equal for all photographs that overlap; `match_error`, float32, in grey levels
+            (see `hub.data.photographs.Match.error`). Each is None where it is unknown or does not apply.
+        origin: Whether to add `dataset`, the name of the publisher that the file is from.
     """
     columns = {"image": Image(), "label": ClassLabel(names=list(class_names)), "file_name": Value("string")}
     if photographs:
@@ -28,18 +29,30 @@ def features(class_names: Sequence[str], photographs: bool = False, origin: bool
     return Features(columns)
 
 
-def to_dataset(rows: list[dict], columns: Features) -> Dataset:
-    return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns}, features=columns)
+def to_datasets(splits: Mapping[str, list[dict]], columns: Features) -> DatasetDict:
+    """Turn the rows of each split into a data set of `columns`; a value that a row lacks is None."""
+    return DatasetDict(
+        {
+            split: Dataset.from_dict(
+                {column: [row.get(column) for row in rows] for column in columns}, features=columns
+            )
+            for split, rows in splits.items()
+        }
+    )
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:
-    """The number of rows of each class of `dataset`, in the order of its labels."""
+    """Count the rows of each class of `dataset`, in the order of its labels."""
     counts = Counter(dataset["label"][:])
     return {name: counts[index] for index, name in enumerate(dataset.features["label"].names)}
 
 
 def counts_rows(dataset: DatasetDict) -> list[list[str]]:
-    """The number of images as the rows of a table: a head, a row a class and their total; a column a split."""
+    """Count the images of each class and split, as the rows of a table.
+
+    Returns:
+        A head, a row for each class, and a row of totals; the name of the class, then a column for each split.
+    """
     counts = {split: class_counts(part) for split, part in dataset.items()}
     names = list(next(iter(counts.values())))
     return [

@@ -1,4 +1,4 @@
-"""Downloads that resume."""
+"""Download files, and resume broken downloads."""
 
 from __future__ import annotations
 
@@ -22,10 +22,17 @@ DOWNLOAD_CHUNK_BYTES = 1 << 20
 
 
 def download(url: str, path: str | os.PathLike) -> None:
-    """Download `url` to the file `path`, by way of `path`.incomplete, from where a later call resumes.
+    """Download a file, by way of a file `path`.incomplete, which a later call resumes.
 
-    A lost connection, a server error (5xx) or "too many requests" (429) is tried again after 1, 2, 4 and 8 s. Raises
-    `UserError` for any other answer than the file, `OSError` once the attempts are used up.
+    A lost connection, a server error (5xx) or "too many requests" (429) is tried again after 1, 2, 4 and 8 s.
+
+    Args:
+        url: The address of the file.
+        path: The file to write; its folder exists.
+
+    Raises:
+        UserError: The server refuses the file.
+        OSError: Every attempt failed, or the disk is full.
     """
     path = Path(path)
     incomplete = path.with_name(path.name + ".incomplete")
@@ -60,16 +67,16 @@ def _fetch(url: str, incomplete: Path) -> None:
             raise
         error.close()
         if error.headers.get("Content-Range") == f"bytes */{start}":
-            return  # All of it had arrived already.
+            return  # The file was complete already.
         incomplete.unlink()
-        raise ConnectionError("the server does not know the part that had arrived") from error
+        raise ConnectionError("the incomplete file is not a part of the file on the server") from error
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
             incomplete.unlink()
             raise ConnectionError("the server resumed at the wrong place")
         if not resumed:
-            start = 0  # The server ignored the range and sends all of it.
+            start = 0  # The server ignored the range and sends the whole file.
         length = response.headers.get("Content-Length")
         total = None if length is None else start + int(length)
         with (

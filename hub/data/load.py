@@ -1,4 +1,4 @@
-"""Loading of every kind of data set that the project accepts, and saving."""
+"""Load every kind of data set that the project accepts, and save one."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image
-from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from hub.data.raw import log_unreadable, subfolders, why_unreadable
 from hub.data.synthetic import drawn_cells
-from hub.files import UserError, writing
+from hub.files import HUB_ERRORS, UserError, one_line, writing
 
 logger = logging.getLogger(__name__)
 
-# Folder names that stand for a split; those of `datasets`, and BCCD's TEST_SIMPLE.
+# The split that a folder name stands for: the names that `datasets` knows, and BCCD's TEST_SIMPLE.
 SPLIT_OF_FOLDER = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
     "test_simple": "test_simple",
 }
-# Beside the splits of a built data set: its name, its seed, and the findings about its photographs.
-BUILD_NAME = "build.json"
 
 
 def save(
     dataset: DatasetDict, output: str | os.PathLike, finish: Callable[[Path], None] = lambda folder: None
 ) -> None:
-    """Write `dataset` to the folder `output`, which holds all of it afterwards or, after any failure, does not exist.
+    """Write a data set to a folder, whole or not at all.
 
-    `finish` is called with the folder that holds the data, to put further files beside them. Raises `UserError` if
-    `output` is not empty.
+    Args:
+        dataset: What to write.
+        output: A folder, new or empty. After any failure it does not exist.
+        finish: Called with the path of the folder before it is complete, to put further files beside the data.
+
+    Raises:
+        UserError: `output` is not empty.
     """
     with writing(output) as folder:
         dataset.save_to_disk(folder)
         finish(folder)
 
 
-def foremost_cell(image_processor, image: PILImage.Image) -> torch.Tensor:
-    """The box (4,) float32 of an image's first cell, as `WBCImageProcessor.find_cells` gives it; zeros without one."""
-    boxes, _ = image_processor.find_cells(image)
-    return boxes[0] if len(boxes) else torch.zeros(4)
-
-
 def load(name_or_path: str | os.PathLike | None = None, config_name: str | None = None, seed: int = 0) -> DatasetDict:
     """Load a data set of labelled images.
 
-    `name_or_path` is a folder that `save` (or `save_to_disk`) wrote, a plain folder of images laid out
-    `<class>/<file>` or `<split>/<class>/<file>`, or the id of a data set on the Hub, of which `config_name` picks a
-    configuration. None gives the drawn cells of `hub.synthetic`, which alone depend on `seed`.
+    Images of a plain folder or of the Hub that do not decode are logged by name and left out.
 
-    Every split of the result has at least one row, a column `image` of `datasets.Image` and a column `label` of
-    `datasets.ClassLabel`, with the same classes in every split; further columns are kept. Images of a plain folder or
-    of the Hub that do not decode are logged by name and left out.
+    Args:
+        name_or_path: A folder that `save` (or `save_to_disk`) wrote, a plain folder of images laid out
+            `<class>/<file>` or `<split>/<class>/<file>`, or the id of a data set on the Hub. None gives the drawn
+            cells of `hub.data.synthetic`.
+        config_name: The configuration of a data set on the Hub.
+        seed: Of the drawn cells.
 
-    Raises `UserError` if there is no such data set or it is not of that form.
+    Returns:
+        Splits of at least one row, with a column `image` of `datasets.Image` and a column `label` of
+        `datasets.ClassLabel`, whose classes are the same in every split; further columns are kept.
+
+    Raises:
+        UserError: There is no such data set, or it is not of that form.
     """
     if name_or_path is None:
         return drawn_cells(seed=seed)
@@ -80,19 +81,19 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
 
 
 def _checked(dataset: DatasetDict, what: str) -> DatasetDict:
-    """`dataset` without the images that do not decode, if it is of the form that `load` promises."""
+    """Check the form that `load` promises, and leave out the images that do not decode."""
     return _check_form(_without_unreadable(_check_form(dataset, what)), what)
 
 
 def _load_hub(name: str, config_name: str | None) -> DatasetDict:
     try:
         return datasets.load_dataset(name, config_name)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+    except (datasets.exceptions.DatasetsError, ValueError, *HUB_ERRORS) as error:
         asked = name if config_name is None else f"{name} (configuration {config_name})"
         raise UserError(
             f"cannot load {asked}: it is neither a folder here nor a data set that could be reached on the Hub; "
             "name a saved data set, a folder of images (<split>/<class>/<file>), or the id of a Hub data set "
-            f"({_first_line(error)})"
+            f"({one_line(error)})"
         ) from error
 
 
@@ -105,7 +106,7 @@ def _load_saved(path: Path) -> DatasetDict:
     except UserError:
         raise
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is a damaged saved data set; build it again ({_first_line(error)})") from error
+        raise UserError(f"{path} is a damaged saved data set; build it again ({one_line(error)})") from error
 
 
 def _load_saved_split(path: Path) -> Dataset:
@@ -116,7 +117,7 @@ def _load_saved_split(path: Path) -> Dataset:
 
 
 def _load_plain(path: Path) -> DatasetDict:
-    # The splits are named here, because `datasets` would find them in any part of a path: a file
+    # The splits are named here, because `datasets` looks for them in every part of a path: a file
     # `neutrophil/test_1.jpg` would be test data, and a folder `TEST` training data.
     splits: dict[str, list[str]] = {}
     others = []
@@ -140,11 +141,12 @@ def _load_plain(path: Path) -> DatasetDict:
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is neither a saved data set nor a folder of images laid out <class>/<file> or "
-            f"<split>/<class>/<file> ({_first_line(error)})"
+            f"<split>/<class>/<file> ({one_line(error)})"
         ) from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    """All folders below a folder."""
     for child in subfolders(folder):
         yield child
         yield from _walk(child)
@@ -190,7 +192,3 @@ def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
             raise UserError(f"the splits of {what} differ in their classes: {class_names} and, in {split}, {names}")
         class_names = names
     return dataset
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""Raw image folders as publishers lay them out."""
+"""Read raw image folders as publishers lay them out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ logger = logging.getLogger(__name__)
 
 
 def find_root(source: Path, patterns: tuple[str, ...], wanted: set[str]) -> Path:
-    """The first folder, of `source` and those below it that match `patterns`, with a child folder in `wanted`."""
+    """Find the folder that holds a data set.
+
+    Args:
+        source: Where to look.
+        patterns: Of folders below `source`, tried in order; an empty one stands for `source` itself.
+        wanted: Names in lower case, of which a child folder of the data set has one.
+
+    Raises:
+        UserError: There is no such folder, or a pattern matches several.
+    """
     if not source.is_dir():
         raise UserError(f"no such folder: {source}")
     for pattern in patterns:
@@ -32,7 +41,7 @@ def find_root(source: Path, patterns: tuple[str, ...], wanted: set[str]) -> Path
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in `folder`, sorted, without hidden ones and the `__MACOSX` of archives made on a Mac."""
+    """List the folders in `folder`, sorted, without hidden ones and the `__MACOSX` of archives made on a Mac."""
     return sorted(
         child
         for child in folder.iterdir()
@@ -41,9 +50,17 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
-    """The (file, class name) of every file that is not hidden in the class folders of `folder`, sorted.
+    """List every file that is not hidden in the class folders of `folder`.
 
-    `wanted` are the names of the classes, which are those of their folders in lower case.
+    Args:
+        folder: The folder that holds the class folders.
+        wanted: The names of the classes, which are the names of their folders in lower case.
+
+    Returns:
+        (file, class name) of each, sorted by class in the order of `wanted`, then by file name.
+
+    Raises:
+        UserError: A class folder is missing, unknown, empty or there twice.
     """
     found = {}
     for child in subfolders(folder):
@@ -66,7 +83,15 @@ def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
 
 
 def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
-    """The rows of the files that decode, by path; the others are logged with the reason."""
+    """Read image files as rows of a data set; log those that do not decode, with the reason, and leave them out.
+
+    Args:
+        files: (path, class name) of each.
+        root: The folder that `file_name` is relative to.
+
+    Returns:
+        The rows by path, in the order of `files`: `image` (a dict of `bytes` and `path`), `label`, `file_name`.
+    """
     rows, unreadable = {}, []
     for path, name in tqdm(files, desc="Reading images", unit="file", disable=None):
         try:
@@ -88,8 +113,8 @@ def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, d
 
 
 def why_unreadable(content: bytes) -> str | None:
-    """The reason why an encoded image does not decode to its last pixel, or None if it does."""
-    # Another library may have told Pillow to pad truncated files with grey.
+    """Say why an encoded image does not decode to its last pixel; None if it does."""
+    # Another library may have set Pillow to pad truncated files with grey.
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         with PILImage.open(io.BytesIO(content)) as image:
@@ -104,6 +129,7 @@ def why_unreadable(content: bytes) -> str | None:
 
 
 def log_unreadable(unreadable: list[tuple[Path | str, str]]) -> None:
+    """Log (file, reason) of each file that was left out, and their number."""
     for path, reason in unreadable:
         logger.warning("left out %s: %s", path, reason)
     if unreadable:
@@ -111,6 +137,7 @@ def log_unreadable(unreadable: list[tuple[Path | str, str]]) -> None:
 
 
 def check_classes(rows: list[dict], class_names: Sequence[str], where: str) -> None:
+    """Raise `UserError` if a class has no row."""
     empty = set(class_names) - {row["label"] for row in rows}
     if empty:
         raise UserError(f"{where} holds no readable image of {', '.join(sorted(empty))}")

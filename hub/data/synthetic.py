@@ -1,7 +1,6 @@
 """Drawn blood-smear fields of the four BCCD classes, for work without a network.
 
-They look enough like BCCD for code to be run and shown on them. What is learned or measured on them says nothing about
-blood.
+They look enough like BCCD to run and to show code on them. A result on them says nothing about blood.
 """
 
 import functools
@@ -21,7 +20,7 @@ RED_CELL_RADIUS = (23, 31)
 WHITE_CELL_RADIUS = {"eosinophil": (42, 48), "lymphocyte": (27, 34), "monocyte": (49, 57), "neutrophil": (41, 48)}
 
 BACKGROUND = (229, 226, 217)
-# What the thickest part of a red cell lets through.
+# The light that the thickest part of a red cell lets through.
 RED_CELL = (203, 146, 138)
 
 # The white cell is drawn at this multiple of the field's resolution, then reduced: smooth edges.
@@ -29,12 +28,18 @@ SUPERSAMPLING = 2
 
 
 def draw_field(label: str, seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
-    """Draw a smear field with one white cell of the class `label`, wholly inside.
+    """Draw a smear field with one white cell, wholly inside. The same arguments give the same image.
 
-    The same arguments give the same image. `label` is one of `BCCD_CLASSES`, `seed` is 0 or more, `size` is (width,
-    height) in pixels; cells scale with the lesser of height and three quarters of the width. Returns an RGB image.
+    Args:
+        label: The class of the cell, one of `BCCD_CLASSES`.
+        seed: 0 or more.
+        size: (width, height) in pixels; cells scale with the lesser of height and three quarters of the width.
 
-    Raises `ValueError` for an unknown label or a negative seed.
+    Returns:
+        An RGB image.
+
+    Raises:
+        ValueError: The label is unknown, or the seed is negative.
     """
     if label not in BCCD_CLASSES:
         raise ValueError(f"no drawing of {label!r}; choose from {', '.join(BCCD_CLASSES)}")
@@ -62,10 +67,15 @@ def draw_field(label: str, seed: int, size: tuple[int, int] = (320, 240)) -> Ima
 
 
 def drawn_cells(seed: int = 0, train: int = 256, test: int = 64) -> DatasetDict:
-    """Draw a data set of the form of BCCD, with splits `train` and `test` of that many 320x240 fields.
+    """Draw a data set with BCCD's columns `image`, `label` and `file_name`, of 320 x 240 fields as JPEG files.
 
-    The classes take turns, so their numbers differ by one at most. No field is in both splits, and a field of either
-    does not depend on the sizes. The images are embedded as JPEG files.
+    The classes take turns, so their numbers differ by one at most. No field is in both splits, and a field does not
+    depend on the sizes of the splits.
+
+    Args:
+        seed: Of all fields.
+        train: How many fields the split `train` has.
+        test: How many fields the split `test` has.
     """
     columns = features(BCCD_CLASSES)
     splits = {}
@@ -92,7 +102,7 @@ def _background(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 @functools.cache
 def _red_cell_templates() -> list[Image.Image]:
-    """The density (0 to 255) of red cells of radius 48 in squares of 128 pixels."""
+    """Eight red cells of radius 48 in squares of 128 pixels: images (L) of their density, 0 to 255."""
     rng = np.random.default_rng(0)
     y, x = (np.mgrid[:128, :128] - 63.5) / 48
     templates = []
@@ -132,13 +142,14 @@ def _add_red_cell(rng, field: Image.Image, scale: float, centre: np.ndarray, rad
     through = Image.new("RGB", density.size, _vary(rng, RED_CELL, 3))
     box = (int(x) - half, int(y) - half, int(x) + half, int(y) + half)
     below = field.crop(box)
-    # Light goes through overlapping cells one after the other, hence the product; but less so than a true product,
-    # since a cell is thinner where another lies upon it.
+    # Light passes overlapping cells one after the other, hence the product; but a cell is thinner where another lies
+    # upon it, so less than the full product.
     both = Image.blend(ImageChops.multiply(below, through), ImageChops.darker(below, through), 0.6)
     field.paste(both, box, density)
 
 
 def _add_platelet(rng, field: Image.Image, scale: float, centre: np.ndarray, radius: float) -> None:
+    """Draw a platelet, if its place keeps clear of the white cell."""
     own = scale * rng.uniform(4, 7)
     x, y = rng.uniform((0, 0), field.size)
     if math.hypot(x - centre[0], y - centre[1]) < radius + 2 * own:
@@ -220,7 +231,7 @@ def _nucleus(rng, label: str, side: int, big: float) -> Image.Image:
         for place in places:
             lobe(place, rng.uniform(0.27, 0.32) if count < 5 else rng.uniform(0.22, 0.26))
         draw.line(places, fill=255, width=round(0.09 * big))
-    # Blurring and thresholding melts the parts into one rounded shape.
+    # Blur and threshold melt the parts into one rounded shape.
     return mask.filter(ImageFilter.BoxBlur(0.05 * big)).point([min(255, max(0, 8 * (v - 112))) for v in range(256)])
 
 
@@ -234,7 +245,7 @@ def _outline(rng, centre: tuple[float, float], radius: float, wobble: float) -> 
 
 
 def _dots(rng, draw, centre, radius: float, count: int, sizes: tuple[float, float], colour) -> None:
-    """Draw `count` discs of a radius in `sizes`, spread evenly over a disc."""
+    """Draw `count` discs of radii in `sizes`, spread evenly over a disc."""
     r, angle = radius * np.sqrt(rng.uniform(0, 1, count)), rng.uniform(0, 2 * math.pi, count)
     xs, ys = centre[0] + r * np.cos(angle), centre[1] + r * np.sin(angle)
     own = rng.uniform(*sizes, count)
@@ -245,6 +256,7 @@ def _dots(rng, draw, centre, radius: float, count: int, sizes: tuple[float, floa
 
 
 def _vary(rng, colour: tuple[int, int, int], deviation: float) -> tuple[int, ...]:
+    """A colour near `colour`, normally distributed."""
     return tuple((np.array(colour) + rng.normal(0, deviation, 3)).clip(0, 255).astype(int).tolist())
 
 

@@ -1,1 +1,1 @@
-"""Predictions to figures."""
+"""Predictions to figures: metrics, intervals, subsets, comparisons, plots and tables."""

@@ -1,89 +1,33 @@
-"""Predictions as files, and runs compared by them."""
+"""Predictions as files, and comparisons of runs by these files."""
 
-import csv
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from hub.evaluation.format import format_difference
+from hub.evaluation.inputs import softmax
 from hub.evaluation.intervals import paired_bootstrap
-from hub.evaluation.subsets import softmax
-from hub.files import UserError
+from hub.files import UserError, one_line
 
-
-def write_predictions(
-    path: Path, logits: np.ndarray, references: np.ndarray, label_names: Sequence[str], columns: Mapping[str, Sequence]
-) -> None:
-    """Write a CSV with a row for each image: what is known of it, its class, the predicted one, all probabilities.
-
-    The arguments are those of `evaluate_logits`. Two such files of the same split are what
-    `hub.metrics.paired_bootstrap` compares.
-    """
-    known = zip(*columns.values(), strict=True) if columns else ((),) * len(references)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, "label", "prediction", *label_names])
-        for values, reference, row in zip(known, references, softmax(logits), strict=True):
-            answer = label_names[row.argmax()]
-            writer.writerow([*values, label_names[reference], answer, *(f"{value:.5f}" for value in row)])
-
-
-def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
-    """Compare two recipes by what their runs predicted for the same images.
-
-    Args:
-        first: The output folders of one recipe, one for each seed.
-        second: Those of the other one.
-        split: Whose `<split>_predictions.csv` are compared.
-
-    Returns:
-        `first` and `second`, the accuracy of each run; `num_images`; `num_photographs`, None where they are not
-        known; and the figures of `hub.metrics.paired_bootstrap`, which draws both photographs and runs.
-
-    Raises:
-        UserError: There is no run of the one or the other, or the files do not list the same images and classes.
-        OSError: A file cannot be read.
-    """
-    if not first or not second:
-        raise UserError(f"runs of both are compared, got {len(first)} and {len(second)}")
-    tables = {folder: read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
-    one = tables[first[0]]
-    for folder, table in tables.items():
-        if (table.images, table.label_names) != (one.images, one.label_names):
-            raise UserError(f"{folder} and {first[0]} were not evaluated on the same images and classes of {split}")
-    photographs = [photograph for _, photograph in one.images]
-    sides = [[tables[folder] for folder in runs] for runs in (first, second)]
-    return {
-        "first": [run.accuracy for run in sides[0]],
-        "second": [run.accuracy for run in sides[1]],
-        "num_images": len(one.references),
-        "num_photographs": len(set(photographs)) if all(photographs) else None,
-    } | compare_predictions(*sides)
-
-
-def compare_predictions(first: Sequence["Predictions"], second: Sequence["Predictions"]) -> dict:
-    """What `hub.metrics.paired_bootstrap` says of the runs of two recipes on the same images, in the same order."""
-    return paired_bootstrap(
-        *(np.stack([run.predictions for run in runs]) for runs in (first, second)),
-        first[0].references,
-        first[0].label_names,
-        photographs=[photograph or None for _, photograph in first[0].images],
-    )
+_REMEDY = "give a <split>_predictions.csv that train.py --do_eval wrote"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What `write_predictions` wrote of N images and C classes.
+    """The predictions of N images and C classes in a file of `write_predictions`.
 
     Attributes:
-        images: The file and the photograph of each image; "" where the photograph is not known.
-        datasets: The data set that each is from, "" where that is not known.
-        label_names: The names of the classes.
-        references: int (N,), the true class ids.
-        predictions: int (N,), the predicted ones.
-        probabilities: float (N, C), rounded.
+        images: The file and the photograph of each image; the file is the row number as text, and the photograph "",
+            where the file has no such column.
+        datasets: The data set of each image, "" where it is not known.
+        label_names: The C names of the classes.
+        references: int64 (N,), the true class ids.
+        predictions: int64 (N,), the predicted class ids.
+        probabilities: float64 (N, C), rounded to 5 decimals.
     """
 
     images: list[tuple[str, str]]
@@ -95,68 +39,155 @@ class Predictions:
 
     @property
     def accuracy(self) -> float:
-        """The share of right predictions, in [0, 1]."""
+        """The share of correct predictions, in [0, 1]."""
         return float((self.predictions == self.references).mean())
 
 
+def write_predictions(
+    path: Path, logits: np.ndarray, references: np.ndarray, label_names: Sequence[str], columns: Mapping[str, Sequence]
+) -> None:
+    """Write a CSV with a row for each image: its columns, its class, the predicted class and all probabilities.
+
+    Args:
+        path: The CSV to write. `read_predictions` reads it, `compare` compares two of the same split.
+        logits: float (N, C).
+        references: N true class ids, integers in [0, C).
+        label_names: The C names of the classes.
+        columns: The first columns by name, N values each; None is written as an empty cell.
+
+    Raises:
+        ValueError: Lengths differ.
+    """
+    names, probabilities = np.array(label_names, dtype=object), softmax(logits)
+    table = {name: list(values) for name, values in columns.items()}
+    table |= {"label": names[references], "prediction": names[probabilities.argmax(-1)]}
+    table |= {
+        name: list(map("{:.5f}".format, column)) for name, column in zip(label_names, probabilities.T, strict=True)
+    }
+    # As objects, values are written as they are: in a column of their own type, None would turn integers into floats.
+    pd.DataFrame(table, dtype=object).to_csv(path, index=False, lineterminator="\r\n", encoding="utf-8")
+
+
 def read_predictions(path: Path) -> Predictions:
-    """Read what `write_predictions` wrote. Raises `UserError` if the file is another one, `OSError` without one."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        columns = list(reader.fieldnames or ())
-        if not {"label", "prediction"} <= set(columns):
-            raise UserError(f"{path} has the columns {columns}; label and prediction were expected")
-        rows = list(reader)
+    """Read a file of `write_predictions`.
+
+    Raises:
+        UserError: The file is no such table.
+        OSError: It cannot be read.
+    """
+    # Texts only: a file or photograph may have a name that reads as a number or as a missing value.
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8")
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is no table of predictions, {one_line(error)}; {_REMEDY}") from error
+    columns = list(table.columns)
+    if not {"label", "prediction"} <= set(columns):
+        raise UserError(f"{path} has the columns {columns}; label and prediction were expected; {_REMEDY}")
+    if table.empty:
+        raise UserError(f"{path} holds no image; {_REMEDY}")
     names = columns[columns.index("prediction") + 1 :]
-    return Predictions(
-        [(row.get("file_name") or str(number), row.get("photograph") or "") for number, row in enumerate(rows)],
-        [row.get("dataset") or "" for row in rows],
-        names,
-        *(np.array([names.index(row[name]) for row in rows]) for name in ("label", "prediction")),
-        np.array([[float(row[name]) for name in names] for row in rows]),
+    ids = [pd.Index(names).get_indexer(table[column]) for column in ("label", "prediction")]
+    if (np.stack(ids) < 0).any():
+        raise UserError(f"{path} names a class that has no column of probabilities, only {names} have; {_REMEDY}")
+    try:
+        probabilities = table[names].to_numpy(dtype=np.float64)
+    except ValueError as error:
+        raise UserError(f"{path} holds a probability that is no number, {one_line(error)}; {_REMEDY}") from error
+    files, photographs, datasets = (
+        table.get(column, default=pd.Series("", table.index)) for column in ("file_name", "photograph", "dataset")
+    )
+    images = [
+        (file or str(row), photograph) for row, (file, photograph) in enumerate(zip(files, photographs, strict=True))
+    ]
+    return Predictions(images, list(datasets), names, *ids, probabilities)
+
+
+def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
+    """Compare two recipes by the predictions of their runs for the same images.
+
+    Args:
+        first: The output folders of one recipe, one for each seed.
+        second: The output folders of the other recipe.
+        split: The split whose `<split>_predictions.csv` are compared.
+
+    Returns:
+        `first` and `second`, the accuracy of each run; `num_images`; `num_photographs`, None where they are not
+        known; and the figures of `paired_bootstrap`, which draws both photographs and runs.
+
+    Raises:
+        UserError: A recipe has no run, or the files do not list the same images, labels and classes.
+        OSError: A file cannot be read.
+    """
+    if not first or not second:
+        raise UserError(f"got {len(first)} and {len(second)} runs; name at least one output folder of each recipe")
+    tables = {folder: read_predictions(Path(folder, f"{split}_predictions.csv")) for folder in (*first, *second)}
+    one = tables[first[0]]
+    for folder, table in tables.items():
+        same_images = (table.images, table.label_names) == (one.images, one.label_names)
+        if not same_images or (table.references != one.references).any():
+            raise UserError(
+                f"{folder} and {first[0]} were not evaluated on the same images and classes of {split}; "
+                "evaluate both with the same --dataset_name"
+            )
+    photographs = [photograph for _, photograph in one.images]
+    sides = [[tables[folder] for folder in runs] for runs in (first, second)]
+    return {
+        "first": [run.accuracy for run in sides[0]],
+        "second": [run.accuracy for run in sides[1]],
+        "num_images": len(one.references),
+        "num_photographs": len(set(photographs)) if all(photographs) else None,
+    } | compare_predictions(*sides)
+
+
+def compare_predictions(first: Sequence[Predictions], second: Sequence[Predictions]) -> dict:
+    """The figures of `paired_bootstrap` for the runs of two recipes on the same images in the same order."""
+    return paired_bootstrap(
+        *(np.stack([run.predictions for run in runs]) for runs in (first, second)),
+        first[0].references,
+        first[0].label_names,
+        photographs=[photograph or None for _, photograph in first[0].images],
     )
 
 
+def comparison_rows(compared: dict) -> list[list[str]]:
+    """The result of `compare` as the rows of a table, the first one the head."""
+    rows = [["", "Accuracy of each run (%)", "Mean (%)"]]
+    for title in ("first", "second"):
+        runs = ", ".join(f"{100 * value:.1f}" for value in compared[title])
+        rows.append([title, runs, f"{100 * np.mean(compared[title]):.1f}"])
+    accuracy = compared["accuracy"]
+    return [*rows, ["difference", f"p = {accuracy['p_value']:.3f}", format_difference(accuracy)]]
+
+
 def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:
-    """The photographs that cost a model its errors, the costliest first.
+    """The photographs with misclassified files, those with the most first.
 
     Args:
-        path: What `write_predictions` wrote of a split whose photographs are known.
+        path: A file of `write_predictions` of a split whose photographs are known.
 
     Returns:
-        Of each photograph with a misread file: its name, its class, the commonest of the wrong answers, how many of
-        its files are misread, and how many there are.
+        For each photograph with a misclassified file: its name, its class, the commonest wrong prediction, the number
+        of its misclassified files, and the number of its files.
 
     Raises:
-        UserError: The file is another one, or knows no photographs.
+        UserError: The file is no such table, or names no photographs.
         OSError: It cannot be read.
     """
     table = read_predictions(path)
-    files, wrong = Counter(), defaultdict(Counter)
-    for (_, photograph), *ids in zip(table.images, table.references, table.predictions, strict=True):
-        label, answer = (table.label_names[index] for index in ids)
-        if photograph:
-            files[photograph, label] += 1
-            if answer != label:
-                wrong[photograph, label][answer] += 1
-    if not files:
-        raise UserError(f"{path} tells of no image which photograph it shows")
-    rows = [(*of, answers.most_common(1)[0][0], answers.total(), files[of]) for of, answers in wrong.items()]
+    names = np.array(table.label_names, dtype=object)
+    images = pd.DataFrame(
+        {
+            "photograph": [photograph for _, photograph in table.images],
+            "label": names[table.references],
+            "prediction": names[table.predictions],
+        }
+    )
+    images = images[images.photograph != ""]
+    if images.empty:
+        raise UserError(f"{path} does not say of any image which photograph it shows; evaluate a split of BCCD")
+    rows = []
+    for (photograph, label), files in images.groupby(["photograph", "label"], sort=False):
+        wrong = Counter(files.prediction[files.prediction != label])
+        if wrong:
+            rows.append((photograph, label, wrong.most_common(1)[0][0], wrong.total(), len(files)))
     return sorted(rows, key=lambda row: (-row[3], row[0]))
-
-
-def comparison_rows(compared: dict) -> list[list[str]]:
-    """What `compare` returns as the rows of a table, the first one the head."""
-    difference = [f"{100 * compared['accuracy'][name]:+.1f}" for name in ("difference", "low", "high")]
-    return [
-        ["", "Accuracy of each run (%)", "Mean (%)"],
-        *(
-            [
-                title,
-                ", ".join(f"{100 * value:.1f}" for value in compared[title]),
-                f"{100 * np.mean(compared[title]):.1f}",
-            ]
-            for title in ("first", "second")
-        ),
-        ["difference", f"p = {compared['accuracy']['p_value']:.3f}", "{} ({} to {})".format(*difference)],
-    ]

@@ -1,9 +1,8 @@
-"""Figures as text: tables in plain text and Markdown, shares in percent."""
+"""Figures as text: shares in percent with intervals, tables in plain text and Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from hub.evaluation.checks import class_keys
-from hub.evaluation.metrics import FIGURES
+from hub.evaluation.inputs import FIGURES, class_keys
 
 # Ma et al. (2020), table 1: precision, recall and F1 of each class in percent.
 PAPER_TABLE_1 = {
@@ -18,38 +17,22 @@ PAPER_ACCURACY = 92
 
 
 def format_interval(figure: Sequence[float]) -> str:
-    """What `wilson_interval` returns, in percent."""
+    """A share with its interval, [value, low, high] in [0, 1], in percent: "92.3 (85.1 to 97.2)"."""
     value, low, high = (100 * part for part in figure)
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
-def table_1(results: dict, label_names: Sequence[str]) -> str:
-    """Lay the results out as table 1 of Ma et al. (2020), in plain text, beside the paper's own figures.
-
-    Args:
-        results: What `WBCMetric.compute` returns.
-        label_names: The names it was given.
-
-    Returns:
-        Lines of text without a final newline: a header, a row for each class, a row of support-weighted means, all in
-        percent and with their intervals where the results hold these, and the accuracy. The paper has a figure where
-        it knows the class (the case of letters aside), and an average only beside its own four classes; elsewhere
-        there is a dash.
-
-    Raises:
-        ValueError: label_names are not those of the results.
-    """
-    head, *body, average = text_table(_table_rows(results, label_names)).splitlines()
-    rule = "-" * len(head)
-    return "\n".join([head, rule, *body, rule, average, "", _accuracy_line(results, label_names)])
+def format_percent(results: Mapping, name: str) -> str:
+    """The share `name` among the results of `WBCMetric`, in percent, with its interval where there is one."""
+    if name in results.get("intervals", {}):
+        return format_interval([results[name], *results["intervals"][name]])
+    return f"{100 * results[name]:.1f}"
 
 
-def markdown_table_1(results: dict, label_names: Sequence[str], paper: bool = True) -> str:
-    """Like `table_1`, as a Markdown table; without `paper`, for other images than the paper's, without its figures."""
-    rows = _table_rows(results, label_names)
-    if not paper:
-        rows = [[cell for cell, title in zip(row, rows[0], strict=True) if title != "paper"] for row in rows]
-    return f"{markdown_table(rows)}\n\n{_accuracy_line(results, label_names, paper)}"
+def format_difference(compared: Mapping[str, float]) -> str:
+    """One figure of `paired_bootstrap`, a difference of shares with its interval, in percentage points."""
+    value, low, high = (100 * compared[name] for name in ("difference", "low", "high"))
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -65,13 +48,65 @@ def text_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """Like `text_table`, as a Markdown table whose head is the first row, and `names` columns to the left."""
+    """Lay out rows of equal length as a Markdown table, its head the first row, `names` columns aligned left."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([head, "|" + " --- |" * names + " ---: |" * (len(rows[0]) - names), *body])
 
 
+def table_1(results: dict, label_names: Sequence[str]) -> str:
+    """Lay the results out as table 1 of Ma et al. (2020), in plain text, beside the figures of the paper.
+
+    Args:
+        results: The results of `WBCMetric.compute`.
+        label_names: The names it was given.
+
+    Returns:
+        Lines of text without a final newline: a head, a row for each class, a row of support-weighted means, all in
+        percent and with their intervals where the results have these, and the accuracy. The paper's column has a
+        figure where the paper has the class (the case of letters aside), and an average only beside its own four
+        classes; elsewhere there is a dash.
+
+    Raises:
+        ValueError: label_names are not those of the results.
+    """
+    head, *body, average = text_table(_table_rows(results, label_names)).splitlines()
+    rule = "-" * len(head)
+    return "\n".join([head, rule, *body, rule, average, "", _accuracy_line(results, label_names)])
+
+
+def markdown_table_1(results: dict, label_names: Sequence[str], paper: bool = True) -> str:
+    """`table_1` as a Markdown table; `paper=False`, for other images than the paper's, omits the paper's figures."""
+    rows = _table_rows(results, label_names)
+    if not paper:
+        rows = [[cell for cell, title in zip(row, rows[0], strict=True) if title != "paper"] for row in rows]
+    return f"{markdown_table(rows)}\n\n{_accuracy_line(results, label_names, paper)}"
+
+
+def ood_tables(results: dict) -> list[list[list[str]]]:
+    """The results of `python -m hub ood` as the rows of two tables, the first row of each the head.
+
+    Args:
+        results: Holds, under `ood` (or `foreign`, as earlier versions wrote), for each kind of out-of-distribution
+            image their number and the shares that were refused, and under `smears`, for each data set, the AUROC of
+            each score and the share of images accepted as in-distribution, `kept`.
+
+    Returns:
+        How many out-of-distribution images are refused, and how well the scores separate them from the smears.
+    """
+    refused = [["OOD images", "Number", "Nothing found (%)", "Refused (%)", "Refused as one cell (%)"]]
+    for kind, figures in (results["ood"] if "ood" in results else results["foreign"]).items():
+        shares = [format_interval(figures[name]) for name in ("nothing_found", "refused", "refused_as_a_cell")]
+        refused.append([kind, f"{figures['images']:,}", *shares])
+    smears = results["smears"]
+    separated = [["Area under the ROC curve (%)", *smears]]
+    for score in next(iter(smears.values()))["auroc"]:
+        separated.append([score, *(f"{100 * figures['auroc'][score]:.2f}" for figures in smears.values())])
+    separated.append(["in-distribution acceptance", *(format_percent(figures, "kept") for figures in smears.values())])
+    return [refused, separated]
+
+
 def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
-    """Return the cells of table 1: a header, the classes, the average."""
+    """The cells of table 1: the head, the classes, the average."""
     keys = class_keys(label_names)
     if missing := [name for name, key in zip(label_names, keys, strict=True) if f"support_{key}" not in results]:
         raise ValueError(f"the results know no class {missing}; give the label_names they were computed with")
@@ -80,7 +115,7 @@ def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
         paper = PAPER_TABLE_1.get(name.lower(), {})
         names = {figure: f"{figure}_{key}" for figure in FIGURES}
         rows.append(_table_row(name, results, names, paper, results[f"support_{key}"]))
-    paper = PAPER_TABLE_1["average"] if _papers_classes(label_names) else {}
+    paper = PAPER_TABLE_1["average"] if _has_papers_classes(label_names) else {}
     names = {figure: f"weighted_{figure}" for figure in FIGURES}
     total = sum(results[f"support_{key}"] for key in keys)
     rows.append(_table_row("average / total", results, names, paper, total))
@@ -97,39 +132,16 @@ def _table_row(title: str, results: dict, names: dict[str, str], paper: dict[str
 def _accuracy_line(results: dict, label_names: Sequence[str], paper: bool = True) -> str:
     line = f"Accuracy (%): {format_percent(results, 'accuracy')}"
     if paper:
-        line += f", paper {PAPER_ACCURACY if _papers_classes(label_names) else '-'}"
+        line += f", paper {PAPER_ACCURACY if _has_papers_classes(label_names) else '-'}"
     if "photograph_accuracy" in results:
         line += f"; by majority in each of {results['num_photographs']:,} photographs: "
         line += format_percent(results, "photograph_accuracy")
     if "expected_calibration_error" in results:
         line += f"; expected calibration error (%): {format_percent(results, 'expected_calibration_error')}"
     if "kept" in results:
-        line += f"; taken for one of the types (%): {format_percent(results, 'kept')}"
+        line += f"; in-distribution acceptance (%): {format_percent(results, 'kept')}"
     return line
 
 
-def _papers_classes(label_names: Sequence[str]) -> bool:
+def _has_papers_classes(label_names: Sequence[str]) -> bool:
     return {name.lower() for name in label_names} == PAPER_TABLE_1.keys() - {"average"}
-
-
-def format_percent(results: dict, name: str) -> str:
-    """The figure `name` of what `WBCMetric` returns, in percent and with its interval where there is one."""
-    text = f"{100 * results[name]:.1f}"
-    if name in results.get("intervals", {}):
-        low, high = results["intervals"][name]
-        text += f" ({100 * low:.1f} to {100 * high:.1f})"
-    return text
-
-
-def ood_tables(results: dict) -> list[list[list[str]]]:
-    """What `python -m hub foreign` measures as two tables, the first row of each the head."""
-    refused = [["Foreign images", "Number", "Nothing found (%)", "Refused (%)", "Refused as one cell (%)"]]
-    for kind, figures in (results.get("ood") or results["foreign"]).items():
-        shares = [format_interval(figures[name]) for name in ("nothing_found", "refused", "refused_as_a_cell")]
-        refused.append([kind, f"{figures['images']:,}", *shares])
-    smears = results["smears"]
-    told = [["Area under the ROC curve (%)", *smears]]
-    for score in next(iter(smears.values()))["auroc"]:
-        told.append([score, *(f"{100 * figures['auroc'][score]:.2f}" for figures in smears.values())])
-    told.append(["kept within the limit", *(f"{100 * figures['kept']:.1f}" for figures in smears.values())])
-    return [refused, told]

@@ -1,19 +1,16 @@
-"""Intervals: a bootstrap over photographs and runs, and Wilson's for shares."""
+"""Intervals and comparisons by a bootstrap over photographs and runs, and Wilson's interval of a share.
+
+Images that show the same photograph are not independent: BCCD's 2,487 test files show 71. So intervals come from
+resampling photographs, not files (the cluster bootstrap; Davison & Hinkley 1997, section 3.8).
+"""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 
-from hub.evaluation.checks import (
-    calibration_gaps,
-    checked_ids,
-    class_ids,
-    class_keys,
-    cluster_ids,
-    majority_right,
-    sum_by,
-)
+from .grouping import calibration_gaps, cluster_ids, majority_right, sum_by
+from .inputs import checked_ids, class_ids, class_keys
 
 
 def bootstrap_intervals(
@@ -30,10 +27,10 @@ def bootstrap_intervals(
     """Percentile intervals of every figure of `WBCMetric`, by a bootstrap over photographs, stratified by class.
 
     Each resample draws, with replacement and class by class, as many photographs as there are, each with all its
-    images; where photographs are unknown, it draws images. What the interval covers is the choice of photographs. It
-    covers neither another lab nor another run of the training. A figure that is the same for every photograph, such
-    as a recall of 1, has an interval of no width, which is no proof that it is so elsewhere: with few photographs of
-    a class, look at their number. That of the calibration error is shifted up, as every resample repeats images.
+    images; where photographs are unknown, it draws images. The interval covers the choice of photographs, but neither
+    another lab nor another training run. A figure that is the same for every photograph, such as a recall of 1, has
+    an interval of no width, which proves nothing about other photographs: look at how many there are of the class.
+    The interval of the calibration error is shifted up, as every resample repeats images.
 
     Args:
         predictions: N class ids, integers in [0, C).
@@ -41,19 +38,19 @@ def bootstrap_intervals(
         label_names: The C names of the classes.
         photographs: The name of the photograph that each image shows, or None where it stands for itself.
         probabilities: (N, C) floats in [0, 1], for the interval of `expected_calibration_error`.
-        resamples: How many are drawn.
-        confidence: The share of resamples within the interval.
-        seed: Of the generator; the same seed gives the same intervals.
+        resamples: The number of resamples.
+        confidence: The share of resamples within the interval, in (0, 1).
+        seed: Seed of the generator; the same seed gives the same intervals.
 
     Returns:
-        [low, high] by the name that the figure has among the results of `WBCMetric`.
+        [low, high] in [0, 1] by the name of the figure in the results of `WBCMetric`.
 
     Raises:
         ValueError: Lengths differ, or an id is no integer or out of range.
     """
     keys = class_keys(label_names)
     predictions, references = checked_ids(predictions, references, len(keys))
-    clusters = cluster_ids(photographs, len(references))
+    clusters = cluster_ids(photographs, references)
     weights = _resampled_weights(clusters, references, resamples, seed)
     drawn = _figures(_resampled_confusion(weights, clusters, predictions, references, len(keys)), keys)
     if photographs is not None:
@@ -79,20 +76,24 @@ def paired_bootstrap(
 ) -> dict[str, dict[str, float]]:
     """Compare two models, or two recipes by several runs each, by their predictions of the same images.
 
-    Both see the same resamples of photographs, those of `bootstrap_intervals`. Of a recipe's runs, each resample
-    draws, with replacement and independently of the photographs, as many as there are (the pigeonhole bootstrap; Owen
-    2007), so that the interval covers the choice of the seeds too, as well as so few runs can tell. A recipe of one
-    run counts as this one model: what another seed would have given, the interval does not know.
+    Both see the same resamples of photographs, those of `bootstrap_intervals`. Each resample also draws, with
+    replacement and independently of the photographs, as many runs of each recipe as there are (the pigeonhole
+    bootstrap; Owen 2007), so the interval covers the choice of seeds, as far as a few runs show it. The interval of a
+    recipe of one run does not cover other seeds.
 
     Args:
         first: The class ids that one model predicts, integers in [0, C): (N,), or (R, N) of R runs of a recipe.
-        second: Those that the other one predicts, of any number of runs.
+        second: The class ids that the other one predicts, likewise, of any number of runs.
         references: N true class ids.
-        label_names, photographs, resamples, confidence, seed: As for `bootstrap_intervals`.
+        label_names: The C names of the classes.
+        photographs: The name of the photograph that each image shows, or None where it stands for itself.
+        resamples: The number of resamples.
+        confidence: The share of resamples within the interval, in (0, 1).
+        seed: Seed of the generator; the same seed gives the same figures.
 
     Returns:
-        For each of `accuracy`, `macro_recall` and `macro_f1`, over the answers of all runs together: `difference`, the
-        first model's figure less the second's; `low` and `high`, its interval; `p_value`, two-sided, of there being no
+        For each of `accuracy`, `macro_recall` and `macro_f1`, over the predictions of all runs together: `difference`,
+        the first figure less the second; `low` and `high`, its interval; `p_value`, of the two-sided test against no
         difference: twice the share of resamples on the rarer side of 0, with one resample added to it, at most 1.
 
     Raises:
@@ -100,9 +101,9 @@ def paired_bootstrap(
     """
     keys = class_keys(label_names)
     references = class_ids("references", references)
-    clusters = cluster_ids(photographs, len(references))
+    clusters = cluster_ids(photographs, references)
     weights = _resampled_weights(clusters, references, resamples, seed)
-    # The data themselves are the first row, so that point and resamples go the same way.
+    # The data themselves are the first row, so that the point estimate is computed as the resamples are.
     weights = np.concatenate([np.ones_like(weights[:1]), weights])
     generator = np.random.default_rng([seed, 1])
 
@@ -116,23 +117,14 @@ def paired_bootstrap(
         return _figures(np.einsum("br,rbij->bij", times, confusion), keys)
 
     one, other = figures(first), figures(second)
-    compared = {}
-    for figure in ("accuracy", "macro_recall", "macro_f1"):
-        difference, *drawn = one[figure] - other[figure]
-        drawn = np.array(drawn)
-        rarer = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
-        low, high = _interval(drawn, confidence)
-        compared[figure] = {
-            "difference": float(difference),
-            "low": low,
-            "high": high,
-            "p_value": min(1.0, 2 * (float(rarer) + 1) / (resamples + 1)),
-        }
-    return compared
+    return {
+        figure: _difference(one[figure] - other[figure], confidence)
+        for figure in ("accuracy", "macro_recall", "macro_f1")
+    }
 
 
 def wilson_interval(count: int, total: int) -> list[float]:
-    """`count` of `total`: the share with both ends of Wilson's 95 % interval."""
+    """The share `count / total` and Wilson's 95 % interval of it: [share, low, high], NaN where `total` is 0."""
     if total == 0:
         return [float("nan")] * 3
     interval = binomtest(count, total).proportion_ci(0.95, method="wilson")
@@ -140,7 +132,7 @@ def wilson_interval(count: int, total: int) -> list[float]:
 
 
 def _resampled_weights(clusters: np.ndarray, references: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each resample draws each cluster: float64 (resamples, G). A cluster's class is its commonest one."""
+    """How often each resample draws each cluster, stratified by its commonest class: float64 (resamples, G)."""
     votes = sum_by(clusters, np.eye(references.max() + 1)[references])
     strata = votes.argmax(axis=1)
     generator = np.random.default_rng(seed)
@@ -154,7 +146,9 @@ def _resampled_weights(clusters: np.ndarray, references: np.ndarray, resamples: 
     return weights
 
 
-def _resampled_confusion(weights, clusters, predictions, references, n: int) -> np.ndarray:
+def _resampled_confusion(
+    weights: np.ndarray, clusters: np.ndarray, predictions: np.ndarray, references: np.ndarray, n: int
+) -> np.ndarray:
     """The confusion matrix of each resample: float64 (resamples, n, n)."""
     cells = clusters * n * n + references * n + predictions
     counts = np.bincount(cells, minlength=weights.shape[1] * n * n).reshape(-1, n * n)
@@ -162,7 +156,7 @@ def _resampled_confusion(weights, clusters, predictions, references, n: int) -> 
 
 
 def _figures(confusion: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Every figure of some confusion matrices, (R, n, n), by the name it has in the results: (R,) each."""
+    """Every figure of R confusion matrices, (R, n, n), by its name in the results: (R,) each."""
     hits = np.diagonal(confusion, axis1=1, axis2=2)
     support, predicted = confusion.sum(axis=2), confusion.sum(axis=1)
     scores = {
@@ -179,6 +173,20 @@ def _figures(confusion: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray
     return figures
 
 
+def _difference(values: np.ndarray, confidence: float) -> dict[str, float]:
+    """Difference, interval and p-value; `values` is the difference in the data, then in each resample, (1 + R,)."""
+    drawn = values[1:]
+    rarer = min(np.sum(drawn <= 0), np.sum(drawn >= 0))
+    low, high = _interval(drawn, confidence)
+    return {
+        "difference": float(values[0]),
+        "low": low,
+        "high": high,
+        "p_value": min(1.0, 2 * (float(rarer) + 1) / (len(drawn) + 1)),
+    }
+
+
 def _interval(values: np.ndarray, confidence: float) -> list[float]:
+    """Both ends of the percentile interval that holds the share `confidence` of the values."""
     tail = 100 * (1 - confidence) / 2
     return np.percentile(values, [tail, 100 - tail]).tolist()

@@ -1,9 +1,8 @@
-"""Accuracy, precision, recall and F1 of a white-blood-cell classifier, laid out as table 1 of Ma et al. (2020).
+"""Accuracy, precision, recall and F1 of a white-blood-cell classifier: the figures of Ma et al. (2020), table 1.
 
-Images that show the same photograph are not independent: BCCD's 2,487 test files show 71. So intervals come from
-resampling photographs, not files (the cluster bootstrap; Davison & Hinkley 1997, section 3.8).
-
-This file imports nothing of this project, so `evaluate.load("hub/metrics.py")` works as well as an import.
+`evaluate.load("hub/evaluation/metrics.py")` works as well as an import, and in a process that has no package `hub`:
+`evaluate` copies this file together with those that it imports by a leading dot. It does not look for the imports of
+these, so each file of this project that they need is imported here, too, and imports no other.
 """
 
 from collections.abc import Sequence
@@ -13,18 +12,10 @@ import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from hub.evaluation.checks import (
-    calibration_gaps,
-    check_lengths,
-    checked_ids,
-    class_ids,
-    class_keys,
-    cluster_ids,
-    majority_right,
-)
-from hub.evaluation.intervals import bootstrap_intervals
+from .grouping import calibration_gaps, cluster_ids, majority_right
+from .inputs import FIGURES, check_length, checked_ids, class_ids, class_keys
+from .intervals import bootstrap_intervals
 
-FIGURES = ("precision", "recall", "f1")
 _DESCRIPTION = """\
 Accuracy, and precision, recall and F1 of every class, with their plain and support-weighted means, and the confusion
 matrix."""
@@ -46,7 +37,7 @@ Args:
     label_names: The name of each class, in the order of the ids.
     photographs: The name of the photograph that each of the N images shows, or None where it is not known and the
         image stands for itself. Default: none is known.
-    probabilities: (N, len(label_names)) floats in [0, 1], how likely each class is. Default: not known.
+    probabilities: (N, len(label_names)) floats in [0, 1], the predicted probability of each class. Default: not known.
     intervals: Whether to add 95 % intervals; about 0.1 s for BCCD's test split.
 
 Returns:
@@ -60,7 +51,7 @@ Returns:
     figures by its name (see `bootstrap_intervals`).
 
     A ratio of zero by zero counts as 0. A class without support therefore has precision, recall and F1 0: it lowers
-    the macro means, as it has shown nothing, and leaves the weighted ones alone.
+    the macro means and does not change the weighted ones.
 
 Raises:
     ValueError: Lengths differ, nothing was given, an id is no integer or out of range, or label_names is empty or
@@ -83,7 +74,7 @@ class WBCMetric(evaluate.Metric):
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
     def _build_data_dir(self) -> str:
-        # evaluate creates its cache folder even for a metric that never writes to it
+        # evaluate creates its cache folder even for a metric that never writes to it.
         return "" if self.keep_in_memory else super()._build_data_dir()
 
     def _info(self) -> evaluate.MetricInfo:
@@ -97,9 +88,9 @@ class WBCMetric(evaluate.Metric):
 
     def add_batch(self, *, predictions, references):
         """Add N predictions and references: array-likes of integers, shape (N,), N > 0."""
-        # Checked here because evaluate casts to int64, which turns 1.7 into 1 without a word.
+        # Checked here because evaluate casts to int64, which silently turns 1.7 into 1.
         predictions, references = class_ids("predictions", predictions), class_ids("references", references)
-        check_lengths(predictions, references)
+        check_length("predictions", predictions, references)
         super().add_batch(predictions=predictions, references=references)
 
     def add(self, *, prediction, reference):
@@ -116,8 +107,9 @@ class WBCMetric(evaluate.Metric):
         probabilities: np.ndarray | None = None,
         intervals: bool = False,
     ) -> dict | None:
-        """Compute the figures of what is given here, or was added before.
+        """Compute the figures of the predictions given here, or added before.
 
+        Args, results and errors are those of the module's `_INPUTS_DESCRIPTION`, which `inputs_description` shows.
         Returns None on every process but the first.
         """
         if predictions is None and references is None:
@@ -125,7 +117,7 @@ class WBCMetric(evaluate.Metric):
                 raise ValueError("got no predictions; give predictions and references, or add some before compute()")
         else:
             self.add_batch(predictions=predictions, references=references)
-        # What was added must not reach the next call when this one fails; evaluate itself drops it only on success.
+        # The added predictions must not reach the next call if this one fails; evaluate drops them only on success.
         try:
             return super().compute(
                 label_names=label_names, photographs=photographs, probabilities=probabilities, intervals=intervals
@@ -147,7 +139,7 @@ class WBCMetric(evaluate.Metric):
         results |= {f"support_{key}": int(count) for key, count in zip(keys, support, strict=True)}
         results["confusion_matrix"] = matrix.tolist()
         if photographs is not None:
-            results["num_photographs"] = len(np.unique(cluster_ids(photographs, len(references))))
+            results["num_photographs"] = len(np.unique(cluster_ids(photographs, references)))
             results["photograph_accuracy"] = photograph_accuracy(predictions, references, photographs)
         if probabilities is not None:
             results["expected_calibration_error"] = expected_calibration_error(probabilities, references)
@@ -159,11 +151,11 @@ class WBCMetric(evaluate.Metric):
 
 
 def expected_calibration_error(probabilities: np.ndarray, references: Sequence[int], bins: int = 15) -> float:
-    """How far confidence and accuracy are apart, in [0, 1] (Guo et al. 2017, equation 3).
+    """Expected calibration error, in [0, 1] (Guo et al. 2017, equation 3).
 
-    The images are put into `bins` bins of equal width by the probability of their likeliest class; the absolute
-    differences between the mean of that probability and the share of images it is right for are averaged over the
-    images. In a small set it is above 0 even where the probabilities are perfect.
+    The images are put into `bins` bins of equal width by their confidence, the probability of the likeliest class. The
+    error is the absolute difference between accuracy and mean confidence of a bin, averaged over the images. In a
+    small set it is above 0 even where the probabilities are perfect.
 
     Args:
         probabilities: (N, C) floats in [0, 1].
@@ -181,7 +173,7 @@ def expected_calibration_error(probabilities: np.ndarray, references: Sequence[i
 def photograph_accuracy(
     predictions: Sequence[int], references: Sequence[int], photographs: Sequence[str | None]
 ) -> float:
-    """The share of photographs, in [0, 1], of whose images more are given the right class than any other one.
+    """Accuracy by majority vote over the images of each photograph, in [0, 1]; a tie counts as wrong.
 
     Args:
         predictions: N class ids.
@@ -192,4 +184,4 @@ def photograph_accuracy(
         ValueError: Lengths differ, or a photograph has images of several classes.
     """
     predictions, references = checked_ids(predictions, references)
-    return float(majority_right(predictions, references, cluster_ids(photographs, len(references))).mean())
+    return float(majority_right(predictions, references, cluster_ids(photographs, references)).mean())

@@ -1,4 +1,8 @@
-"""The figures of a model card: confusion matrix, learning curves and reliability."""
+"""Plots of results and training runs: confusion matrix, reliability, learning curves and embeddings.
+
+scikit-learn's `ConfusionMatrixDisplay` shows either counts or shares; here each cell has both, and each row its number
+of images. Its `CalibrationDisplay` does not show how many images a point stands for, which here is often 3 of 2,487.
+"""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,14 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.decomposition import PCA
 
-from hub.evaluation.checks import confidence_bins
+from hub.evaluation.grouping import confidence_bins
 
-# Okabe & Ito (2008), told apart with every common colour blindness.
-_BLUE, _ORANGE, _GREEN, _PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-_CURVES = (_BLUE, _ORANGE, _GREEN)
+# Okabe & Ito (2008): distinct with every common colour blindness.
+_BLUE, _ORANGE, _GREEN, _PINK = _COLORS = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 _GREY = "#555555"
 _DPI = 160
-# Up to so many points, each gets a marker; a single one would not show at all as a line.
+# Curves of up to so many points have markers; a single point would not show at all as a line.
 _MARKED = 30
 
 
@@ -25,7 +28,7 @@ def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str |
     """Draw the confusion matrix: counts, and shades and percentages by true class.
 
     Args:
-        results: What `hub.metrics.WBCMetric.compute` returns; its `confusion_matrix` is drawn.
+        results: The results of `WBCMetric.compute`; their `confusion_matrix` is drawn.
         label_names: The name of each class, in the order of the rows.
         path: The PNG to write.
         title: Set above the matrix.
@@ -59,7 +62,7 @@ def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str |
     axes.set_xlabel("Predicted class", fontsize=11, labelpad=6)
     axes.set_ylabel("True class", fontsize=11, labelpad=6)
     axes.set_title(textwrap.fill(title, 12 * n), fontsize=12, pad=10)
-    # Thin white lines between the cells; frame and ticks would only add ink.
+    # White lines separate the cells, so frame and ticks are not needed.
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
@@ -73,9 +76,9 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
     """Draw loss, centre loss and accuracy over the epochs of a training run.
 
     Args:
-        log_history: `state.log_history` of transformers' Trainer. Training entries hold `epoch`, `loss` and, of a run
-            that logs them, `cross_entropy`, `center_loss` and `accuracy`; evaluation entries hold `epoch`, `eval_loss`
-            and `eval_accuracy`. Other keys and entries are passed over, and a panel without a point is left out.
+        log_history: `state.log_history` of transformers' Trainer. Training entries hold `epoch`, `loss` and, if the
+            run logs them, `cross_entropy`, `center_loss` and `accuracy`; evaluation entries hold `epoch`, `eval_loss`
+            and `eval_accuracy`. Other keys and entries are ignored, and a panel without a point is left out.
         path: The PNG to write.
 
     Raises:
@@ -104,7 +107,8 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
         for epochs, values, label, color, style in drawn:
             marker = "o" if len(epochs) <= _MARKED else None
             axes.plot(epochs, values, style, label=label, color=color, marker=marker, markersize=4, linewidth=1.6)
-        _dress(axes, title)
+        _finish_curves(axes, title, share=title == "Accuracy")
+        axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI)
 
 
@@ -118,22 +122,20 @@ def plot_runs(histories: Mapping[str, Sequence[Sequence[dict]]], path: str | Pat
     Raises:
         ValueError: There is no recipe, or more than four.
     """
-    colors = (*_CURVES, _PINK)
-    if not 0 < len(histories) <= len(colors):
-        raise ValueError(f"expected one to {len(colors)} recipes, got {len(histories)}")
+    if not 0 < len(histories) <= len(_COLORS):
+        raise ValueError(f"expected one to {len(_COLORS)} recipes, got {len(histories)}")
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, (title, key) in zip(
         panels, (("Training cross entropy", "cross_entropy"), ("Validation accuracy", "eval_accuracy")), strict=True
     ):
-        for (name, runs), color in zip(histories.items(), colors, strict=False):
+        for (name, runs), color in zip(histories.items(), _COLORS, strict=False):
             for number, history in enumerate(runs):
                 for epochs, values, *_ in _points(history, [(key,)]):
                     marker = "o" if len(epochs) <= _MARKED and key == "eval_accuracy" else None
                     look = {"color": color, "alpha": 0.75, "linewidth": 1.3, "marker": marker, "markersize": 4}
                     axes.plot(epochs, values, label=None if number else name, **look)
-        _dress(axes, title, legend=False)
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+        _finish_curves(axes, title, share=key == "eval_accuracy")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI)
@@ -145,22 +147,23 @@ def plot_embeddings(
     """Draw the embeddings of several models side by side, each on its own two first principal components.
 
     Args:
-        embedded: By the model's title, embeddings (N, D), class ids (N,) and class centres (K, D).
+        embedded: By the model's title, embeddings float (N, D), class ids int (N,) and class centres float (K, D).
         label_names: The K names.
         path: The PNG to write.
 
     Raises:
         ValueError: There is no model, or another number of classes than two to four.
     """
-    colors = (*_CURVES, _PINK)
-    if not embedded or not 1 < len(label_names) <= len(colors):
-        raise ValueError(f"expected models of two to {len(colors)} classes, got {len(embedded)} of {len(label_names)}")
+    if not embedded or not 1 < len(label_names) <= len(_COLORS):
+        raise ValueError(
+            f"expected models of two to {len(_COLORS)} classes, got {len(embedded)} of {len(label_names)}"
+        )
     figure = Figure(figsize=(4.6 * len(embedded), 4.8), layout="constrained")
     panels = figure.subplots(1, len(embedded), squeeze=False)[0]
     for axes, (title, (embeddings, labels, centers)) in zip(panels, embedded.items(), strict=True):
         pca = PCA(2, random_state=0).fit(embeddings)
         points, middles = pca.transform(embeddings), pca.transform(centers)
-        for index, (name, color) in enumerate(zip(label_names, colors, strict=False)):
+        for index, (name, color) in enumerate(zip(label_names, _COLORS, strict=False)):
             x, y = points[labels == index].T
             axes.scatter(x, y, s=6, color=color, alpha=0.35, linewidths=0, label=name)
             axes.scatter(*middles[index], s=130, marker="*", color=color, edgecolors="black", linewidths=1, zorder=3)
@@ -178,48 +181,42 @@ def plot_embeddings(
 
 
 def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, bins: int = 15) -> None:
-    """Draw how often answers are right against how sure they are, and how many there are of each sureness.
+    """Draw accuracy against confidence, and the share of images in each confidence bin.
 
     Args:
-        answers: By the title of each curve, (confidence, right) of N answers: the probability of the likeliest class,
-            in [0, 1], and whether it is the right one.
+        answers: By the title of each curve, (confidence, right) of N images: float (N,), the probability of the
+            likeliest class, in [0, 1], and bool (N,), whether that is the true class.
         path: The PNG to write.
-        bins: How many bins of equal width the confidences are put into; those of the expected calibration error.
+        bins: The number of confidence bins of equal width; the default is that of the expected calibration error.
 
     Raises:
-        ValueError: There is no curve, more than three, or one without an answer.
+        ValueError: There is no curve, more than three, or one without an image.
     """
-    if not answers or len(answers) > len(_CURVES) or not all(len(confidence) for confidence, _ in answers.values()):
+    colors = _COLORS[:3]
+    if not answers or len(answers) > len(colors) or not all(len(confidence) for confidence, _ in answers.values()):
         counts = {title: len(confidence) for title, (confidence, _) in answers.items()}
-        raise ValueError(f"expected one to {len(_CURVES)} curves of at least one answer each, got {counts}")
+        raise ValueError(f"expected one to {len(colors)} curves of at least one image each, got {counts}")
     figure = Figure(figsize=(4.8, 5.6), layout="constrained")
     curves, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    curves.plot((0, 1), (0, 1), "--", color=_GREY, linewidth=1, label="as sure as right")
+    curves.plot((0, 1), (0, 1), "--", color=_GREY, linewidth=1, label="perfectly calibrated")
     edges = np.linspace(0, 1, bins + 1)
     width = 1 / bins / len(answers)
-    for number, ((title, (confidence, right)), color) in enumerate(zip(answers.items(), _CURVES, strict=False)):
+    for number, ((title, (confidence, right)), color) in enumerate(zip(answers.items(), colors, strict=False)):
         bin_of = confidence_bins(confidence, bins)
         total = np.bincount(bin_of, minlength=bins)
         seen = total > 0
         mean = np.bincount(bin_of, confidence, bins)[seen] / total[seen]
         share = np.bincount(bin_of, right, bins)[seen] / total[seen]
         curves.plot(mean, share, color=color, linewidth=1.4, label=f"{title} (n = {len(confidence):,})")
-        # A point as large as its bin is full.
-        curves.scatter(
-            mean,
-            share,
-            s=12 + 120 * total[seen] / len(confidence),
-            color=color,
-            alpha=0.8,
-            linewidths=0,
-            clip_on=False,
-        )
+        # The area of a point grows with the share of images in its bin.
+        sizes = 12 + 120 * total[seen] / len(confidence)
+        curves.scatter(mean, share, s=sizes, color=color, alpha=0.8, linewidths=0, clip_on=False)
         counts.bar(edges[:-1] + (number + 0.5) * width, total / len(confidence), width, color=color)
-    curves.set_ylabel("Share that is right")
+    curves.set_ylabel("Accuracy")
     curves.set_title("Reliability", fontsize=12, loc="left")
     curves.legend(frameon=False, fontsize=9, loc="upper left")
-    counts.set_ylabel("Answers")
-    counts.set_xlabel("Probability of the likeliest class")
+    counts.set_ylabel("Images")
+    counts.set_xlabel("Confidence (probability of the likeliest class)")
     for axes in (curves, counts):
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
@@ -232,7 +229,7 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
 
 
 def _points(log_history: Sequence[dict], curves: list[tuple]) -> list[tuple]:
-    """Return (epochs, values, label, colour, line style) of each curve that has a point."""
+    """(epochs, values, label, colour, line style) of each curve with a point; `curves` has a key in place of both."""
     drawn = []
     for key, *look in curves:
         points = [(entry["epoch"], entry[key]) for entry in log_history if key in entry and "epoch" in entry]
@@ -241,12 +238,13 @@ def _points(log_history: Sequence[dict], curves: list[tuple]) -> list[tuple]:
     return drawn
 
 
-def _dress(axes: Axes, title: str, legend: bool = True) -> None:
+def _finish_curves(axes: Axes, title: str, share: bool) -> None:
+    """Title, axes and grid of curves over epochs; `share`: of values in [0, 1], shown in percent."""
     axes.set_title(title, fontsize=12, loc="left")
     axes.set_xlabel("Epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.set_xlim(left=0)
-    if title == "Accuracy":
+    if share:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(top=1.01)
     else:
@@ -254,12 +252,10 @@ def _dress(axes: Axes, title: str, legend: bool = True) -> None:
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     _bare(axes)
-    if legend:
-        axes.legend(frameon=False, fontsize=9)
 
 
 def _bare(axes: Axes) -> None:
-    """No frame but grey lines to the left and below."""
+    """Replace the frame by grey lines to the left and below."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_GREY)
     axes.tick_params(colors=_GREY)

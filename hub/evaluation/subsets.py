@@ -1,17 +1,17 @@
-"""A split as a whole and in the parts that matter."""
+"""Figures of a split as a whole and of its subsets: by data set, class, label audit and field."""
 
 import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 
 from hub.data.bccd import doubtful_labels
 from hub.evaluation.format import format_percent
+from hub.evaluation.inputs import softmax
 from hub.evaluation.intervals import bootstrap_intervals
 from hub.evaluation.metrics import WBCMetric
 
-# The columns of a data set that say which image a row is.
+# The columns of a data set that identify the image of a row.
 KNOWN_COLUMNS = ("file_name", "dataset", "photograph", "field")
 
 
@@ -21,9 +21,9 @@ def evaluate_logits(
     label_names: Sequence[str],
     columns: Mapping[str, Sequence],
     seen_fields: set[str] = frozenset(),
-    known: np.ndarray | None = None,
+    accepted: np.ndarray | None = None,
 ) -> dict:
-    """Evaluate a model on a split, as a whole and in parts.
+    """Evaluate a model on a split as a whole and on its subsets.
 
     Args:
         logits: float (N, C).
@@ -31,25 +31,28 @@ def evaluate_logits(
         label_names: The C names of the classes.
         columns: Those of `KNOWN_COLUMNS` that the split has, N values each; None where a value is unknown.
         seen_fields: The fields that the training images show.
-        known: bool (N,), whether the model takes the image for one of its classes at all. Default: it was not asked.
+        accepted: bool (N,), whether the OOD score of each image is within the model's threshold. Default: the model
+            has none.
 
     Returns:
-        The figures of `WBCMetric` with intervals, calibration error and, where photographs are known, those of
-        photographs; with `known`, `kept`, the share of images for which it is true; `label_names`; `num_images`; and
-        `subsets`, the same for each part by its name, with its `title`:
+        The figures of `WBCMetric` with intervals, calibration error and, where photographs are known, the accuracy
+        over photographs; with `accepted`, `kept`, the in-distribution acceptance, which is its mean; `label_names`;
+        `num_images`; and `subsets`, the same for each subset by its name, with its `title`:
 
         - each data set by its name, where the split has a column `dataset`;
-        - `<K>_classes`, where only K classes occur, over these classes: what an answer is worth when the others are
-          known to be out of the question;
-        - `<K>_shared_classes`, where the other data sets have images of only K of the classes: the images of these,
-          and over these;
-        - `without_doubtful_labels`, without the photographs of `hub/doubtful_labels.csv`;
-        - `without_seen_fields`, without images of `seen_fields`.
+        - `<K>_classes`, where only K classes occur: only these are answers, as for a user who can rule out the others;
+        - `<K>_shared_classes`, where all data sets have images of only K classes: the images of these classes, and
+          only these are answers;
+        - `without_doubtful_labels`, without the photographs that the label audit doubts;
+        - `without_seen_fields`, without the images of `seen_fields`.
 
-        Of a split of several data sets, the last four are given for each, with its name in front: `bccd_4_classes`.
+        If the split has several data sets, each has the last four, with its name in front: `bccd_4_classes`.
+
+    Raises:
+        ValueError: A class id is out of range, or lengths differ.
     """
     photographs = columns.get("photograph", [None] * len(references))
-    results = _figures(logits, references, label_names, photographs, known)
+    results = _figures(logits, references, label_names, photographs, accepted)
     results["subsets"] = {
         name: {"title": title}
         | _figures(
@@ -57,14 +60,21 @@ def evaluate_logits(
             np.searchsorted(classes, references[rows]),
             [label_names[index] for index in classes],
             [photographs[row] for row in rows],
-            known if known is None else known[rows],
+            accepted if accepted is None else accepted[rows],
         )
         for name, title, rows, classes in _subsets(references, len(label_names), columns, seen_fields)
     }
     return results
 
 
-def _figures(logits, references, label_names: Sequence[str], photographs: Sequence[str | None], known) -> dict:
+def _figures(
+    logits: np.ndarray,
+    references: np.ndarray,
+    label_names: Sequence[str],
+    photographs: Sequence[str | None],
+    accepted: np.ndarray | None,
+) -> dict:
+    """The figures of one subset; see `evaluate_logits`."""
     photographs = None if all(name is None for name in photographs) else photographs
     results = WBCMetric().compute(
         predictions=logits.argmax(-1),
@@ -74,18 +84,18 @@ def _figures(logits, references, label_names: Sequence[str], photographs: Sequen
         probabilities=softmax(logits),
         intervals=True,
     )
-    if known is not None:
-        results["kept"] = float(known.mean())
-        # Whether an image is known is a prediction, too, that should be "yes".
+    if accepted is not None:
+        results["kept"] = float(accepted.mean())
+        # Acceptance is the accuracy of a prediction that should be "yes" for every image.
         drawn = bootstrap_intervals(
-            known.astype(int), np.ones(len(known), int), ["no", "yes"], photographs=photographs
+            accepted.astype(int), np.ones(len(accepted), int), ["no", "yes"], photographs=photographs
         )
         results["intervals"]["kept"] = drawn["accuracy"]
     return results | {"label_names": list(label_names), "num_images": len(references)}
 
 
 def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_fields: set[str]) -> list[tuple]:
-    """(name, title, rows, class ids) of each part that `evaluate_logits` tells of."""
+    """(name, title, rows, class ids) of each subset of `evaluate_logits`, in its order."""
     every_row, every_class = np.arange(len(references)), np.arange(num_labels)
     wholes = [("", "", every_row)]
     found = []
@@ -93,13 +103,9 @@ def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_
         origin = np.array(columns["dataset"])
         wholes = [(f"{name}_", f"{name}, ", every_row[origin == name]) for name in dict.fromkeys(columns["dataset"])]
         found = [(prefix[:-1], prefix[:-1], rows, every_class) for prefix, _, rows in wholes]
+    doubted = {row["photograph"] for row in doubtful_labels()}
     avoided = (
-        (
-            "without_doubtful_labels",
-            "without doubtful labels",
-            "photograph",
-            {row["photograph"] for row in doubtful_labels()},
-        ),
+        ("without_doubtful_labels", "without doubtful labels", "photograph", doubted),
         ("without_seen_fields", "without fields that training images show", "field", seen_fields),
     )
     occurring = [np.unique(references[whole]) for *_, whole in wholes]
@@ -121,22 +127,18 @@ def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_
 
 
 def parts_rows(results: dict) -> list[list[str]]:
-    """The `subsets` of what `evaluate_logits` returns as the rows of a table, the first one the head."""
+    """The `subsets` of the results of `evaluate_logits` as the rows of a table, the first one the head."""
     rows = [["Images", "Number", "Photographs", "Accuracy (%)", "Macro F1 (%)", "Calibration error (%)"]]
     if "kept" in results:
-        rows[0].append("Kept (%)")
+        rows[0].append("In-distribution acceptance (%)")
     for part in results["subsets"].values():
         accuracy, macro_f1, calibration_error = (
             format_percent(part, name) for name in ("accuracy", "macro_f1", "expected_calibration_error")
         )
         if not all(map(sum, part["confusion_matrix"])):
-            macro_f1 = "–"  # Classes without an image count as 0 in it, which would say nothing of the others.
+            macro_f1 = "–"  # A class without an image counts as 0 in this mean, which says nothing about the others.
         photographs = str(part.get("num_photographs", "–"))
         rows.append([part["title"], f"{part['num_images']:,}", photographs, accuracy, macro_f1, calibration_error])
         if "kept" in results:
             rows[-1].append(format_percent(part, "kept"))
     return rows
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).double().softmax(-1).numpy()

@@ -1,4 +1,4 @@
-"""Reads images with a classifier: `python -m hub predict`."""
+"""Classification of many images into one table: `python -m hub predict`."""
 
 import csv
 import logging
@@ -14,58 +14,18 @@ from transformers import AutoModelForImageClassification
 
 from hub.evaluation.format import text_table
 from hub.files import UserError, check_output
-from modeling_wbc import Field
+from modeling_wbc import Cell, Field
 
 logger = logging.getLogger(__name__)
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """The files among `paths`, and those in the folders among them, at any depth, that Pillow knows by their ending.
-
-    Raises:
-        UserError: A path does not exist, or there is no file at all.
-    """
-    known = Image.registered_extensions()
-    found = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in known)
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError(f"no such file or folder: {path}")
-    if not found:
-        raise UserError("the folders hold no image")
-    return found
-
-
-def load_classifier(source: str):
-    """A classifier of white cells by its folder or id, in evaluation mode.
-
-    Raises:
-        OSError: It cannot be loaded, or is another kind of model.
-    """
-    try:
-        model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
-    except (OSError, ValueError) as error:
-        raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
-    if not hasattr(model, "analyze"):
-        raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
-    return model.eval()
-
-
-def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:
-    """Each path with what `model.analyze` says of it, or with None where it cannot be read, which is logged."""
-    for path in paths:
-        try:
-            yield path, model.analyze(path)
-        except ValueError as error:
-            logger.warning(f"{error}; going on with the next")
-            yield path, None
-
-
 def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw: bool = False) -> dict:
     """Find and classify the white cells of images, and write them to `output/cells.csv`, a row for each.
+
+    The columns are `file`; `left`, `top`, `right` and `bottom` of the cell's box in pixels; the detector's `score`;
+    the most probable `label`; `known`, whether the cell looks like those of a smear (`yes` or `no`); `distance` and
+    `novelty` as in [`Cell`]; and the probability of each type by its name. An image that cannot be read is logged and
+    left out.
 
     Args:
         images: Files, or folders of images.
@@ -74,8 +34,8 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
         draw: Whether to write each image with its cells drawn in, too.
 
     Returns:
-        `counts`, the number of known cells of each type; `unknown`, how many cells look like none; `images`, how many
-        were read; `unreadable`, how many could not be.
+        `counts`, the number of known cells of each type; `unknown`, the number of the other cells; `images`, the
+        number of images that were read; `unreadable`, the number of those that could not be.
 
     Raises:
         UserError: There is no image, or `output` is not empty.
@@ -87,6 +47,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     counts, unknown, unreadable = Counter(), 0, 0
+    # Row by row, so that an interruption leaves the table of the images before it.
     with open(output / "cells.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -98,12 +59,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
                 continue
             counts.update(field.counts)
             unknown += field.unknown
-            for cell in field.cells:
-                box = [f"{side:.1f}" for side in cell.box]
-                shares = [f"{share:.5f}" for share in cell.probabilities.values()]
-                known = "yes" if cell.known else "no"
-                measures = [f"{measure:.3f}" for measure in (cell.distance, cell.novelty)]
-                writer.writerow([path, *box, f"{cell.score:.3f}", cell.label, known, *measures, *shares])
+            writer.writerows(_row(path, cell) for cell in field.cells)
             if draw:
                 with Image.open(path) as image:
                     field.draw(image).save(output / f"{number:05d}-{path.stem}.png")
@@ -124,3 +80,65 @@ def describe(found: dict) -> str:
         f"{total:,} cells, and {found['unknown']:,} that look like none, in {found['images']:,} images; "
         f"{found['unreadable']:,} could not be read"
     )
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """List the files among `paths`, and the files in the folders among them, at any depth, with an image's suffix.
+
+    Raises:
+        UserError: A path does not exist, or there is no file at all.
+    """
+    known = Image.registered_extensions()
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in known)
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"no such file or folder: {path}")
+    if not found:
+        raise UserError("the folders hold no image; name image files, or folders of files with an image's suffix")
+    return found
+
+
+def load_classifier(source: str | os.PathLike):
+    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode.
+
+    Raises:
+        OSError: It cannot be loaded, or is another kind of model.
+    """
+    try:
+        model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True)
+    except (OSError, ValueError) as error:
+        raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
+    if not hasattr(model, "analyze"):
+        raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
+    return model.eval()
+
+
+def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:
+    """Analyse images one at a time: yield each path with its field, or with None if it cannot be read; log these."""
+    for path in paths:
+        try:
+            yield path, model.analyze(path)
+        except ValueError as error:
+            logger.warning(f"{error}; going on with the next")
+            yield path, None
+
+
+def _row(path: Path, cell: Cell) -> list[str | Path]:
+    """The values of a cell in `cells.csv`."""
+    box = [f"{side:.1f}" for side in cell.box]
+    known = "yes" if cell.known else "no"
+    probabilities = [f"{probability:.5f}" for probability in cell.probabilities.values()]
+    return [
+        path,
+        *box,
+        f"{cell.score:.3f}",
+        cell.label,
+        known,
+        f"{cell.distance:.3f}",
+        f"{cell.novelty:.3f}",
+        *probabilities,
+    ]

@@ -12,7 +12,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from hub.files import HTTP_ERRORS, UserError, one_line, writing
+from hub.files import HUB_ERRORS, UserError, one_line, writing
 
 # The file that the Hub itself adds to every repository in its first commit.
 _KEPT = ".gitattributes"
@@ -95,7 +95,7 @@ def push(
             )
     except UserError:
         raise
-    except (*HTTP_ERRORS, ValueError) as error:
+    except (*HUB_ERRORS, ValueError) as error:
         raise UserError(
             f"the push to {repo_id} broke off: {one_line(error)}. A commit is made of all the files or of none: "
             "run the same command again, which uploads only what is missing"

@@ -24,6 +24,7 @@ def stage(folder: Path, repo_id: str, model_id: str, dataset_id: str) -> None:
         dataset_id: The id of the dataset of its examples.
     """
     shutil.copy(_ROOT / "app.py", folder)
+    shutil.copytree(_ROOT / "space", folder / "space", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(_ROOT / "examples", folder / "examples", ignore=lambda _, names: {*names} - {*_jpegs(names)})
     lines = (_ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     needed = [line for line in lines if re.split("[^A-Za-z0-9_-]", line)[0] in _REQUIRED]

@@ -1,20 +1,20 @@
-"""Which of BCCD's labels to look at again: those that cross-validation gets wrong.
+"""Audit of BCCD's labels: the photographs whose label cross-validation contradicts.
 
-A judge that owes nothing to the network: simple measurements of the annotated cell's colours and of its nucleus, and
+The judge is independent of the network: simple measurements of the annotated cell's colours and of its nucleus, and
 two standard classifiers of scikit-learn, averaged. Each photograph is judged by classifiers that have not seen it, nor
-any other photograph of its field. What it disagrees with is not wrong but worth a look; what a look at each of them
-said stands in `doubtful_labels.csv` beside this file.
+any other photograph of its field. A contradicted label is not wrong but worth a look. `hub/data/label_audit.csv` holds
+the labels that are doubtful after a look at each.
 """
 
-import csv
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+import pandas as pd
+from PIL import Image
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import ExtraTreesClassifier, VotingClassifier
 from sklearn.model_selection import StratifiedGroupKFold
@@ -25,17 +25,19 @@ from sklearn.svm import SVC
 from hub.data.bccd import BCCD_CLASSES, find_photographs
 from hub.data.photographs import register
 from hub.files import UserError, check_output
-from hub.study.detection import read_boxes
+from hub.study.annotations import ANNOTATIONS_ORIGIN, read_boxes
+from hub.study.sheets import captioned, contact_sheet
 
+# Side in pixels of the crop that is measured, and of a crop in the picture.
 _SIDE = 96
+_SIDE_IN_SHEET = 200
 _FOLDS = 5
 _REPEATS = 2
-_WINDOW_OF_SHEET = 200
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What cross-validation says of one photograph.
+    """The judgement of one photograph by cross-validation.
 
     Attributes:
         photograph: Its name.
@@ -50,8 +52,75 @@ class Judgement:
     confidence: float
 
 
-def window(photograph: Image.Image, box: tuple[int, int, int, int] | None, scale: float) -> Image.Image:
-    """The square around the middle of `box` whose side is `scale` times the box's longer side; all without a box."""
+def audit(source: Path, output: Path) -> tuple[list[Judgement], list[Judgement]]:
+    """Judge BCCD's photographs by cross-validation; write `judgements.csv` and `wrong.png` to a folder.
+
+    Args:
+        source: Holds `Original_Images`, `labels.csv` and `Annotations`.
+        output: A folder to write; new or empty.
+
+    Returns:
+        All judgements, and those that contradict the label, the most confident first.
+
+    Raises:
+        UserError: The photographs or annotations are not there, or `output` is not empty.
+        OSError: A file cannot be read or written.
+    """
+    check_output(output)
+    rows, labels = find_photographs(source)
+    if not rows:
+        raise UserError(f"{source} holds no folder Original_Images (or JPEGImages) with labels.csv")
+    photographs = {name: row["image"]["bytes"] for name, row in rows.items()}
+    registration = register({}, photographs, labels, source / "photographs.json")
+    labels = {name: label for name, label in labels.items() if label in BCCD_CLASSES}
+    judgements = judge_photographs(photographs, labels, registration.fields, source / "Annotations")
+    judgements.sort(key=lambda judgement: (judgement.predicted == judgement.label, -judgement.confidence))
+    wrong = [judgement for judgement in judgements if judgement.predicted != judgement.label]
+    output.mkdir(parents=True, exist_ok=True)
+    table = pd.DataFrame(map(asdict, judgements))
+    path = output / "judgements.csv"
+    table.to_csv(path, index=False, float_format="%.3f", lineterminator="\r\n", encoding="utf-8")
+    audit_sheet(wrong, photographs, source / "Annotations").save(output / "wrong.png")
+    return judgements, wrong
+
+
+def describe(judgements: Sequence[Judgement], wrong: Sequence[Judgement]) -> str:
+    """The result of `audit` in a sentence."""
+    sure = sum(judgement.confidence >= 0.5 for judgement in wrong)
+    return (
+        f"{len(judgements) - len(wrong)} of {len(judgements)} photographs judged as labelled, {len(wrong)} otherwise, "
+        f"{sure} of these with a confidence of 0.5 or more"
+    )
+
+
+def judge_photographs(
+    photographs: Mapping[str, bytes], labels: Mapping[str, str], fields: Mapping[str, str], annotations: Path
+) -> list[Judgement]:
+    """Judge every photograph of `labels` by cross-validation.
+
+    Args:
+        photographs: The encoded photographs by name.
+        labels: The class of each photograph that is to be judged.
+        fields: The field of each, see `hub.data.photographs.Registration`.
+        annotations: The folder of the Pascal VOC files, `<photograph>.xml`. A photograph without one is judged whole.
+
+    Raises:
+        UserError: There is no such folder, or a file in it is no Pascal VOC annotation.
+    """
+    if not annotations.is_dir():
+        raise UserError(f"no such folder: {annotations}; {ANNOTATIONS_ORIGIN}")
+    features = []
+    for name in labels:
+        with Image.open(io.BytesIO(photographs[name])) as image:
+            features.append(cell_features(image.convert("RGB"), _largest_box(annotations, name)))
+    return judge(np.stack(features), labels, fields)
+
+
+def crop_around(photograph: Image.Image, box: tuple[int, int, int, int] | None, scale: float) -> Image.Image:
+    """Crop the square around the middle of `box` whose side is `scale` times the box's longer side; all without a box.
+
+    The box is left, top, right and bottom in pixels.
+    """
     if box is None:
         return photograph
     x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
@@ -60,15 +129,15 @@ def window(photograph: Image.Image, box: tuple[int, int, int, int] | None, scale
 
 
 def cell_features(photograph: Image.Image, box: tuple[int, int, int, int] | None) -> np.ndarray:
-    """Describe the colours of a cell, and how many parts its nucleus has: float64 (K,).
+    """Measure the colours of a cell and the parts of its nucleus: float64 (K,).
 
     Histograms and percentiles of optical density (minus the logarithm of the light that the cell lets through,
-    relative to the background of its photograph) and of CIELAB colour within the ellipse in the window of `box`; the
+    relative to the background of its photograph) and of CIELAB colour within the circle in the crop around `box`; the
     shares of it that the largest dark parts cover; the sharpness of its grain.
     """
     field = np.asarray(photograph, dtype=np.float32)
     background = np.percentile(field.reshape(-1, 3), 90, axis=0)
-    pixels = np.asarray(window(photograph, box, 1.1).resize((_SIDE, _SIDE)), dtype=np.float32)
+    pixels = np.asarray(crop_around(photograph, box, 1.1).resize((_SIDE, _SIDE)), dtype=np.float32)
     row, column = np.mgrid[:_SIDE, :_SIDE] - (_SIDE - 1) / 2
     inside = row**2 + column**2 < (0.46 * _SIDE) ** 2
 
@@ -95,12 +164,12 @@ def cell_features(photograph: Image.Image, box: tuple[int, int, int, int] | None
 
 
 def judge(features: np.ndarray, labels: Mapping[str, str], fields: Mapping[str, str]) -> list[Judgement]:
-    """Cross-validate over fields; a judgement of each photograph, in the order of `labels`.
+    """Cross-validate over fields: a judgement of each photograph, in the order of `labels`.
 
     Args:
-        features: (N, K), of each photograph.
-        labels: The N photographs' classes.
-        fields: The field of each.
+        features: float (N, K), the measurements of N photographs.
+        labels: The classes of the N photographs, by name.
+        fields: The field of each, by name.
     """
     names, classes = list(labels), np.array(list(labels.values()))
     groups = np.array([fields[name] for name in names])
@@ -126,90 +195,19 @@ def judge(features: np.ndarray, labels: Mapping[str, str], fields: Mapping[str, 
     ]
 
 
-def review_sheet(wrong: list[Judgement], photographs: Mapping[str, bytes], annotations: Path) -> Image.Image:
-    """The cells of some judgements side by side, each with its label and what the judge said instead."""
-    side, line, columns = _WINDOW_OF_SHEET, 28, 8
-    sheet = Image.new("RGB", (columns * (side + 4), max(1, -(-len(wrong) // columns)) * (side + line)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, judgement in enumerate(wrong):
-        x, y = number % columns * (side + 4), number // columns * (side + line)
+def audit_sheet(wrong: Sequence[Judgement], photographs: Mapping[str, bytes], annotations: Path) -> Image.Image:
+    """The cells of some judgements side by side, each with its label and the judge's class."""
+    tiles = []
+    for judgement in wrong:
         with Image.open(io.BytesIO(photographs[judgement.photograph])) as image:
-            cell = window(image.convert("RGB"), _box_of(annotations, judgement.photograph), 1.5)
-        sheet.paste(cell.resize((side, side)), (x, y + line))
-        said = f"{judgement.photograph}: {judgement.label}\n{judgement.predicted} {judgement.confidence:.2f}"
-        draw.text((x + 2, y), said, fill="black")
-    return sheet
+            cell = crop_around(image.convert("RGB"), _largest_box(annotations, judgement.photograph), 1.5)
+        caption = f"{judgement.photograph}: {judgement.label}\n{judgement.predicted} {judgement.confidence:.2f}"
+        tiles.append(captioned(cell.resize((_SIDE_IN_SHEET, _SIDE_IN_SHEET)), caption))
+    return contact_sheet(tiles, columns=8, width=_SIDE_IN_SHEET)
 
 
-def review(
-    photographs: Mapping[str, bytes], labels: Mapping[str, str], fields: Mapping[str, str], annotations: Path
-) -> list[Judgement]:
-    """Judge every photograph of `labels` by cross-validation.
-
-    Args:
-        photographs: The encoded photographs by name.
-        labels: The class of each that is to be judged.
-        fields: The field of each, as `hub.photographs.fields` gives it.
-        annotations: The folder of the Pascal VOC files, `<photograph>.xml`. A photograph without one is judged whole.
-
-    Raises:
-        ValueError: There is no such folder, or a file in it cannot be read.
-    """
-    if not annotations.is_dir():
-        raise ValueError(f"no such folder: {annotations}; it comes with github.com/Shenggan/BCCD_Dataset")
-    features = []
-    for name in labels:
-        with Image.open(io.BytesIO(photographs[name])) as image:
-            features.append(cell_features(image.convert("RGB"), _box_of(annotations, name)))
-    return judge(np.stack(features), labels, fields)
-
-
-def _box_of(annotations: Path, photograph: str) -> tuple[int, int, int, int] | None:
+def _largest_box(annotations: Path, photograph: str) -> tuple[int, int, int, int] | None:
     """The largest annotated white cell of a photograph, None without one."""
     path = annotations / f"{photograph}.xml"
     boxes = read_boxes(path) if path.is_file() else []
     return max(boxes, key=lambda box: (box[2] - box[0]) * (box[3] - box[1]), default=None)
-
-
-def audit(source: Path, output: Path) -> tuple[list[Judgement], list[Judgement]]:
-    """Judge BCCD's photographs by cross-validation; write `judgements.csv` and `wrong.png` to a folder.
-
-    Args:
-        source: Holds `Original_Images`, `labels.csv` and `Annotations`.
-        output: A folder to write; new or empty.
-
-    Returns:
-        All judgements, and those that the label contradicts, the surest first.
-
-    Raises:
-        UserError: The photographs or annotations are not there, or `output` is not empty.
-    """
-    check_output(output)
-    rows, labels = find_photographs(source)
-    if not rows:
-        raise UserError(f"{source} holds no folder Original_Images (or JPEGImages) with labels.csv")
-    photographs = {name: row["image"]["bytes"] for name, row in rows.items()}
-    registration = register({}, photographs, labels, source / "photographs.json")
-    labels = {name: label for name, label in labels.items() if label in BCCD_CLASSES}
-    try:
-        judgements = review(photographs, labels, registration.fields, source / "Annotations")
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    judgements.sort(key=lambda judgement: (judgement.predicted == judgement.label, -judgement.confidence))
-    wrong = [judgement for judgement in judgements if judgement.predicted != judgement.label]
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / "judgements.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("photograph", "label", "predicted", "confidence"))
-        writer.writerows((j.photograph, j.label, j.predicted, f"{j.confidence:.3f}") for j in judgements)
-    review_sheet(wrong, photographs, source / "Annotations").save(output / "wrong.png")
-    return judgements, wrong
-
-
-def describe(judgements: list[Judgement], wrong: list[Judgement]) -> str:
-    """The result of `audit` in a sentence."""
-    sure = sum(judgement.confidence >= 0.5 for judgement in wrong)
-    return (
-        f"{len(judgements) - len(wrong)} of {len(judgements)} photographs judged as labelled, {len(wrong)} otherwise, "
-        f"{sure} of these with a confidence of 0.5 or more"
-    )

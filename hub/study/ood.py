@@ -1,7 +1,6 @@
-"""How well a classifier says "I don't know": images that show no white cell, and how many of them it refuses."""
+"""Out-of-distribution (OOD) images: how many of those that show no white cell a classifier refuses."""
 
 import importlib.util
-import json
 import logging
 import os
 import string
@@ -10,69 +9,64 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from sklearn.metrics import roc_auc_score
-from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import AutoImageProcessor
 
 from hub.data.load import load
 from hub.evaluation.intervals import wilson_interval
-from hub.files import UserError, check_output
+from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
-from hub.study.detection import boxes_sheet, empty_halves, find_annotated
+from hub.study.annotations import empty_halves, find_annotated
+from hub.study.sheets import BoxedImage, boxes_sheet, open_rgb
 from modeling_wbc import Field, WBCImageProcessor
 
 logger = logging.getLogger(__name__)
 
-
+DRAWN_IMAGES = 200  # of each kind that is drawn
+SAMPLE_CROPS = 6  # of each sample photograph, beside the whole
 _SIZE = (320, 240)
-
-
-_DRAWN = 200  # images of each kind that is drawn
-
-
-_CROPS = 6  # of each sample photograph, beside the whole
-
-
-# Packages that many have installed, and where in them sample images lie.
+# Widely installed packages, and the folders of their sample images.
 _SAMPLES = (("skimage", "data"), ("sklearn", "datasets/images"), ("matplotlib", "mpl-data/sample_data"))
-
-
 _ENDINGS = (".jpg", ".png")
 
 
 def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
-    """Yields (kind, RGB image) of everything that a classifier of white cells should refuse.
+    """Yield (kind, RGB image) of images that a classifier of white cells should refuse, the same ones in every call.
 
-    The kinds are `drawn scenes`, `noise`, `blank and colour`, `text`, `sample images` (of scikit-image, scikit-learn
-    and matplotlib, as far as they are installed, whole and in pieces) and, with BCCD's photographs and annotations,
-    `red cells` (halves of photographs in which no white cell is annotated or found). Always the same images.
+    The kinds are `drawn scenes`, `noise`, `blank and colour`, `text`, `sample images` (whole and cropped, of those of
+    scikit-image, scikit-learn and matplotlib that are installed) and, with BCCD's photographs and annotations,
+    `red cells` (halves of photographs in which no white cell is annotated or found).
 
     Args:
         bccd: A folder that holds `Original_Images` and `Annotations`.
+
+    Raises:
+        UserError: `bccd` holds no annotated photographs.
     """
+    if bccd is not None:  # first, so that missing annotations are reported at once
+        photographs, processor = bccd / "Original_Images", WBCImageProcessor()
+        findings = find_annotated(lambda image: processor.find_cells(image)[0], photographs, bccd / "Annotations")
     for kind, draw in (
         ("drawn scenes", _scene),
         ("noise", _noise),
         ("blank and colour", _colour),
         ("text", _text),
     ):
-        for seed in range(_DRAWN):
+        for seed in range(DRAWN_IMAGES):
             yield kind, draw(np.random.default_rng([seed, len(kind)]))
     for path in sample_images():
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        image = open_rgb(path)
         yield "sample images", image
         rng = np.random.default_rng(0)
-        for _ in range(_CROPS):
+        for _ in range(SAMPLE_CROPS):
             width, height = (int(side * rng.uniform(0.3, 0.7)) for side in image.size)
             left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
             yield "sample images", image.crop((left, top, left + width, top + height))
     if bccd is not None:
-        photographs, processor = bccd / "Original_Images", WBCImageProcessor()
-        findings = find_annotated(lambda image: processor.find_cells(image)[0], photographs, bccd / "Annotations")
         for half in empty_halves(findings, photographs):
             yield "red cells", half
 
@@ -156,31 +150,14 @@ def _text(rng: np.random.Generator) -> Image.Image:
     return image
 
 
-# How strange a cell is to a model, the higher the stranger, by what the model returns of N of them: (N,).
-NOVELTY = "novelty"
-
-
-SCORES = {
-    NOVELTY: lambda output, centers: output.novelty,
-    "distance to the nearest centre": lambda output, centers: output.distance,
-    "angle to the nearest centre": lambda output, centers: (
-        -F.cosine_similarity(output.embeddings[:, None], centers, dim=-1).amax(1)
-    ),
-    "length of the embedding": lambda output, centers: -output.embeddings.norm(dim=1),
-    "energy of the logits": lambda output, centers: -output.logits.logsumexp(1),
-    "probability of the likeliest class": lambda output, centers: -output.logits.softmax(1).amax(1),
-}
-
-
 @torch.no_grad()
-def ood_scores(model, processor, images: Iterable[Image.Image], batch_size: int = 64) -> dict[str, np.ndarray]:
-    """Every one of `SCORES` for each of N images as `processor` shows them to the model: by name, (N,)."""
-    images, centers, parts = iter(images), model.center_loss.centers, []
+def ood_scores(model, processor, images: Iterable[Image.Image], batch_size: int = 64) -> np.ndarray:
+    """OOD scores (novelty) of N images as `processor` crops them: float32 (N,), higher for less smear-like ones."""
+    images, scores = iter(images), []
     while batch := list(islice(images, batch_size)):
         pixel_values = torch.cat([processor(image, return_tensors="pt")["pixel_values"] for image in batch])
-        output = model(pixel_values.to(model.device))
-        parts.append([score(output, centers).numpy(force=True) for score in SCORES.values()])
-    return dict(zip(SCORES, np.concatenate(parts, axis=1), strict=True))
+        scores.append(model(pixel_values.to(model.device)).novelty.numpy(force=True))
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
 
 
 def measure(
@@ -194,80 +171,86 @@ def measure(
         model: A classifier, by folder or id on the Hub.
         dataset_name: The smears to keep, as for `train.py`.
         output: A folder to write; new or empty.
-        split: Of the smears.
-        bccd: Holds `Original_Images` and `Annotations`; adds red cells alone.
+        split: The split of the smears.
+        bccd: Holds `Original_Images` and `Annotations`; adds crops of red cells alone.
 
     Returns:
-        What it wrote.
+        The content of `ood_results.json`:
+
+        - `ood`: for `all` OOD images and those of each kind, `images`, their number, and the shares with Wilson's
+          95 % interval in which `nothing_found` by the detector, all that was found is `refused`, and the foremost
+          cell, or else the whole image, is `refused_as_a_cell`.
+        - `smears`: for each data set of the smears, `images`, the share `kept` within the OOD threshold, and `auroc`,
+          by the name of the score the area under the ROC curve against all OOD images.
 
     Raises:
-        UserError: The classifier refuses nothing, or the data are not there.
+        UserError: The classifier has no OOD threshold, the data are not there, or `output` is not empty.
         OSError: The classifier cannot be loaded.
     """
     source = model
     check_output(output)
     model = load_classifier(source)
-    if (limit := model.config.max_novelty) is None:
+    if (threshold := model.config.max_novelty) is None:
         raise UserError(f"{source} refuses nothing: its configuration has no max_novelty")
     processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
     smears = load(dataset_name)
     if split not in smears:
         raise UserError(f"{dataset_name} has no split {split}, only {', '.join(smears)}")
     smears = smears[split]
-    try:
-        foreign = list(ood_images(bccd))
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    fields = [model.analyze(image) for _, image in tqdm(foreign, desc="foreign", unit="image")]
-    strange = ood_scores(model, processor, (image for _, image in foreign))
+    images = list(ood_images(bccd))
+    fields = [model.analyze(image) for _, image in tqdm(images, desc="OOD", unit="image")]
+    ood = _foremost_scores(model, processor, images, fields)
     rows = tqdm(smears, desc=split, unit="image")
-    familiar = ood_scores(model, processor, (row["image"].convert("RGB") for row in rows))
+    in_distribution = ood_scores(model, processor, (row["image"].convert("RGB") for row in rows))
     origins = smears["dataset"][:] if "dataset" in smears.column_names else [split] * len(smears)
 
     results = {
-        "foreign": _refused([kind for kind, _ in foreign], fields, strange[NOVELTY] > limit),
-        "smears": _kept(np.array(origins), familiar, strange, limit),
+        "ood": _refused([kind for kind, _ in images], fields, ood > threshold),
+        "smears": _kept(origins, in_distribution, ood, threshold),
     }
     output.mkdir(parents=True, exist_ok=True)
-    (output / "ood_results.json").write_text(json.dumps(results, indent=2) + "\n")
-    sheet = [
-        (kind, image, torch.tensor([cell.box for cell in field.cells if cell.known]), torch.zeros(0, 4))
-        for (kind, image), field in zip(foreign, fields, strict=True)
+    write_json(output / "ood_results.json", results)
+    accepted = [
+        BoxedImage(kind, image, torch.tensor([cell.box for cell in field.cells if cell.known]))
+        for (kind, image), field in zip(images, fields, strict=True)
         if field.unknown < len(field.cells)
     ]
-    boxes_sheet(sheet, columns=8, width=160).save(output / "accepted.png")
+    boxes_sheet(accepted, columns=8, width=160).save(output / "accepted.png")
     return results
 
 
-def _refused(kinds: Sequence[str], fields: Sequence[Field], far: np.ndarray) -> dict:
-    """For all foreign images and those of each kind: how many there are, and shares with Wilson's intervals."""
-    kinds = np.array(kinds)
-    nothing = np.array([not field.cells for field in fields])
-    refused = np.array([field.unknown == len(field.cells) for field in fields])
-    parts = {"all": np.full(len(kinds), True)} | {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
+def _foremost_scores(
+    model, processor, images: Sequence[tuple[str, Image.Image]], fields: Sequence[Field]
+) -> np.ndarray:
+    """`ood_scores` of analysed images, which already hold the score of their cells: float32 (N,)."""
+    without_cells = (image for (_, image), field in zip(images, fields, strict=True) if not field.cells)
+    whole = iter(ood_scores(model, processor, without_cells))
+    return np.array([field.cells[0].novelty if field.cells else next(whole) for field in fields], np.float32)
+
+
+def _refused(kinds: Sequence[str], fields: Sequence[Field], refused_as_a_cell: np.ndarray) -> dict:
+    """The shares of refused OOD images, of all and of each kind."""
+    shares = {
+        "nothing_found": [not field.cells for field in fields],
+        "refused": [field.unknown == len(field.cells) for field in fields],
+        "refused_as_a_cell": refused_as_a_cell,
+    }
+    table = pd.DataFrame(shares)
+    parts = {"all": table, **dict(iter(table.groupby(np.array(kinds), sort=False)))}
     return {
-        name: {
-            "images": int(rows.sum()),
-            "nothing_found": wilson_interval(int(nothing[rows].sum()), int(rows.sum())),
-            "refused": wilson_interval(int(refused[rows].sum()), int(rows.sum())),
-            "refused_as_a_cell": wilson_interval(int(far[rows].sum()), int(rows.sum())),
-        }
-        for name, rows in parts.items()
+        kind: {"images": len(part)} | {name: wilson_interval(int(part[name].sum()), len(part)) for name in shares}
+        for kind, part in parts.items()
     }
 
 
-def _kept(origins: np.ndarray, familiar: dict, strange: dict, limit: float) -> dict:
-    """For each data set of smears: how many images are known, and how well each score tells them from foreign ones."""
+def _kept(origins: Sequence[str], in_distribution: np.ndarray, ood: np.ndarray, threshold: float) -> dict:
+    """The share of smears within the threshold, and the separation from OOD images, for each data set of smears."""
     figures = {}
-    for name in dict.fromkeys(origins.tolist()):
-        rows = origins == name
-        truth = np.r_[np.zeros(rows.sum()), np.ones(len(strange[NOVELTY]))]
+    for name, scores in pd.Series(in_distribution).groupby(np.array(origins), sort=False):
+        is_ood = np.r_[np.zeros(len(scores)), np.ones(len(ood))]
         figures[name] = {
-            "images": int(rows.sum()),
-            "kept": float((familiar[NOVELTY][rows] <= limit).mean()),
-            "auroc": {
-                score: float(roc_auc_score(truth, np.r_[values[rows], strange[score]]))
-                for score, values in familiar.items()
-            },
+            "images": len(scores),
+            "kept": float((scores <= threshold).mean()),
+            "auroc": {"novelty": float(roc_auc_score(is_ood, np.r_[scores, ood]))},
         }
     return figures

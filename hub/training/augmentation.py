@@ -74,7 +74,7 @@ class CellCrop:
 
     def __call__(self, image: Image.Image, box: Tensor) -> Tensor:
         """The window around the cell in `box` (4,): left, top, right and bottom in pixels."""
-        left, top, right, _ = self.image_processor.windows(box[None])[0].tolist()
+        left, top, right, _ = self.image_processor.crop_boxes(box[None])[0].tolist()
         x, y, size = (torch.rand(3, dtype=torch.float64) * 2 - 1).tolist()
         low, high = map(math.log, self.zoom)
         side = (right - left) * math.exp((low + high + size * (high - low)) / 2)

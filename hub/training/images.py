@@ -10,9 +10,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers.image_utils import ChannelDimension
 
-from hub.data.load import foremost_cell
 from hub.files import UserError
 from hub.training.augmentation import CellCrop
+
+
+def foremost_cell(image_processor, image: Image.Image) -> Tensor:
+    """The box (4,) float32 of an image's first cell, as `WBCImageProcessor.find_cells` gives it; zeros without one."""
+    boxes, _ = image_processor.find_cells(image)
+    return boxes[0] if len(boxes) else torch.zeros(4)
 
 
 class CellImages(torch.utils.data.Dataset):
@@ -23,7 +28,7 @@ class CellImages(torch.utils.data.Dataset):
 
     Where the image processor finds cells, `augment` comes with the window, see `CellCrop`. Each image's foremost
     cell is looked for once, and not at all where the dataset has a column `foremost_cell`, as
-    `hub.dataset.foremost_cell` gives it. `stain` changes the images before anything else.
+    `foremost_cell` gives it. `stain` changes the images before anything else.
     """
 
     def __init__(self, dataset, image_processor, label_ids: list[int], augment=None, seed: int = 0, stain=None):
@@ -58,7 +63,7 @@ class CellImages(torch.utils.data.Dataset):
                 image = v2.functional.to_pil_image(self.stain(image))
             box = self._box(image, index) if find_cell else torch.zeros(4)
             if box.any() and self.augment is None:
-                (image,) = self.image_processor.crop(image, self.image_processor.windows(box[None]))
+                (image,) = self.image_processor.crop(image, self.image_processor.crop_boxes(box[None]))
             elif box.any():
                 image = CellCrop(self.image_processor, self.augment)(image, box)
             elif self.augment is not None:

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hub.files import HTTP_ERRORS, UserError, one_line
+from hub.files import HUB_ERRORS, UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
@@ -123,7 +123,7 @@ class WBCTrainer(Trainer):
         """Turns what the Hub or the network refuses into an error that says what to do."""
         try:
             yield
-        except HTTP_ERRORS as error:
+        except HUB_ERRORS as error:
             raise UserError(
                 f"{what}: {one_line(error)}. Log in with `hf auth login` or HF_TOKEN, name the repository with "
                 f"--hub_model_id NAME/NAME, and start again{self._or_resume()}"

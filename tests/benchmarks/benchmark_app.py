@@ -1,7 +1,8 @@
-"""How fast the demo is: `python tests/benchmarks/benchmark_app.py`.
+"""Measure the speed of the Space: `python tests/benchmarks/benchmark_app.py`.
 
-Start of the process to the first answer; one image after the other, and the part of it that the model takes; requests
-of 32 clients at once, with up to 16 images analysed together and with one at a time.
+It prints the time from the start of the process to the first answer; the time of an image, one after the other, with
+and without the server; and the rate of 32 clients at once, with up to 16 images analysed together and with one at a
+time.
 """
 
 import os
@@ -18,12 +19,12 @@ from pathlib import Path
 import httpx
 from gradio_client import Client, handle_file
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from hub.data.synthetic import draw_field
+from space.classifier import Classifier
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-
-
 CLIENTS = 32
 ROUNDS = 5
 
@@ -80,16 +81,14 @@ def main() -> None:
                 print(f"one image after the other, with upload: median {statistics.median(times):.0f} ms")
             clients += [Client(url, verbose=False) for _ in range(CLIENTS - 1)]
             with ThreadPoolExecutor(CLIENTS) as pool:
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 for _ in range(ROUNDS):
                     list(pool.map(ask, clients, paths))
-                rates[batch] = CLIENTS * ROUNDS / (time.perf_counter() - begun)
+                rates[batch] = CLIENTS * ROUNDS / (time.perf_counter() - started)
             print(f"{CLIENTS} clients, at most {batch} images together: {rates[batch]:.1f} images/s")
-    print(f"together against one at a time: {rates[16] / rates[1]:.2f}")
+    print(f"speed-up by analysing images together: {rates[16] / rates[1]:.2f}")
 
-    import app
-
-    classifier = app.Classifier(str(ROOT / "hub" / "checkpoint"))
+    classifier = Classifier(str(ROOT / "hub" / "checkpoint"))
     images = [(path.name, str(path)) for path in paths]
     for count in (1, 16):
         times = []
@@ -98,7 +97,7 @@ def main() -> None:
             classifier.answers(images[start : start + count], 64)
             times.append(1000 * (time.perf_counter() - begun) / count)
         print(
-            f"reading, finding and classifying, {count} at a time: median {statistics.median(times):.1f} ms an image"
+            f"reading, detecting and classifying, {count} at a time: median {statistics.median(times):.1f} ms an image"
         )
 
 

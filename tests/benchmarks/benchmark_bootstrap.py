@@ -1,4 +1,4 @@
-"""Seconds that intervals take: 2,000 resamples of splits as large as the TEST of BCCD and of PBC.
+"""Seconds for the intervals of 2,000 resamples, on splits as large as the test splits of BCCD and PBC.
 
 python tests/benchmarks/benchmark_bootstrap.py
 """
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 from hub.evaluation.intervals import paired_bootstrap
 from hub.evaluation.metrics import WBCMetric
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
 
 def measure(images: int, classes: int, photographs: int | None) -> tuple[float, float]:
+    """Seconds for all figures of `WBCMetric` with intervals, and for a paired bootstrap of two models."""
     rng = np.random.default_rng(0)
     shown = rng.integers(0, photographs or images, images)
     references = shown % classes
@@ -37,7 +38,7 @@ def measure(images: int, classes: int, photographs: int | None) -> tuple[float, 
 
 
 if __name__ == "__main__":
-    measure(100, 4, None)  # the first call pays for imports
+    measure(100, 4, None)  # The first call includes imports.
     print(f"{'split':<46} {'all figures':>12} {'paired':>8}")
     for title, given in {
         "2,487 images of 71 photographs, 4 classes": (2487, 4, 71),

@@ -67,7 +67,7 @@ def test_classes_differ_as_the_cells_do():
 
 
 def test_unknown_label_and_negative_seed_are_refused():
-    with pytest.raises(ValueError, match="basophil.*eosinophil, lymphocyte, monocyte, neutrophil"):
+    with pytest.raises(ValueError, match=r"basophil.*eosinophil, lymphocyte, monocyte, neutrophil"):
         draw_field("basophil", 0)
     with pytest.raises(ValueError):
         draw_field("monocyte", -1)

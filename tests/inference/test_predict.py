@@ -13,7 +13,7 @@ from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of an untrained tiny model of windows."""
+    """The folder of an untrained tiny model of crops."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     WBCImageProcessor(size=32).save_pretrained(folder)
@@ -38,7 +38,7 @@ def test_reads_every_image_and_goes_on_after_one_that_is_none(model, tmp_path, c
     assert "3 cells, and 0 that look like none, in 3 images; 1 could not be read" in captured.out
     assert "broken.jpg" in caplog.text
 
-    with open(tmp_path / "out" / "cells.csv", newline="") as file:
+    with open(tmp_path / "out" / "cells.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == [str(folder / "a.png")] * 2 + [str(tmp_path / "one.bmp")]
     expected = WBCForImageClassification.from_pretrained(model).analyze([folder / "a.png", tmp_path / "one.bmp"])
@@ -67,7 +67,7 @@ def test_counts_what_is_unknown_apart(model, tmp_path, capsys):
     arguments = ["--model", str(tmp_path / "limited"), "--output", str(tmp_path / "out")]
     assert main(["predict", *map(str, images), *arguments]) == 0
     assert "1 cells, and 1 that look like none, in 2 images" in capsys.readouterr().out
-    with open(tmp_path / "out" / "cells.csv", newline="") as file:
+    with open(tmp_path / "out" / "cells.csv", newline="", encoding="utf-8") as file:
         rows = {row["known"]: float(row["novelty"]) for row in csv.DictReader(file)}
     assert rows == {"no": pytest.approx(far, abs=1e-3), "yes": pytest.approx(near, abs=1e-3)}
 

@@ -1,4 +1,4 @@
-"""WBCForImageClassification.analyze and what it returns: cells, counts and the picture of them."""
+"""WBCForImageClassification.analyze and its results: cells, counts and the picture of them."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def mosaic():
     return image
 
 
-def test_each_cell_is_read_in_its_window(model, mosaic):
+def test_each_cell_is_classified_by_its_crop(model, mosaic):
     field = model.analyze(mosaic)
     processor = WBCImageProcessor(size=48)
     cells = processor.preprocess_cells(mosaic)
@@ -60,34 +60,12 @@ def test_each_cell_is_read_in_its_window(model, mosaic):
     assert json.loads(json.dumps(dataclasses.asdict(field)))["cells"][0]["label"] == field.cells[0].label
 
 
-def test_class_activation_maps_add_up_to_the_logits(model, mosaic):
-    pixel_values = WBCImageProcessor(size=48).preprocess_cells(mosaic)["pixel_values"]
-    warm = WBCForImageClassification(model.config).eval()
-    warm.load_state_dict(model.state_dict())
-    for temperature in (1.0, 0.4):
-        warm.config.temperature = temperature
-        with torch.no_grad():
-            maps, logits = warm.class_activation_maps(pixel_values), warm(pixel_values).logits
-        assert maps.shape == (6, 4, 6, 6)  # the small network here reduces to an eighth
-        torch.testing.assert_close(maps.mean((2, 3)), logits)
-    warm.config.temperature = 1.0
-
-    # A map shows where the evidence is: without one place of the feature map, the logit lacks that place's part.
-    with torch.no_grad():
-        features = model.resnet(pixel_values).last_hidden_state
-        features[:, :, 2, 3] = 0
-        without = model.classifier(features.mean((2, 3)))
-    maps = model.class_activation_maps(pixel_values).detach()
-    bias = model.classifier[1].bias.detach()
-    torch.testing.assert_close(maps.mean((2, 3)) - without, (maps[:, :, 2, 3] - bias) / 36, rtol=1e-3, atol=1e-5)
-
-
-def test_each_cell_has_its_window_and_the_map_of_its_type(model, mosaic):
+def test_each_cell_has_its_crop_box_and_the_activation_map_of_its_type(model, mosaic):
     processor = WBCImageProcessor(size=48)
     cells = processor.preprocess_cells(mosaic)
     maps = model.class_activation_maps(cells["pixel_values"])
     for k, cell in enumerate(model.analyze(mosaic).cells):
-        assert cell.window == pytest.approx(processor.windows(cells["boxes"])[k].tolist())
+        assert cell.crop_box == pytest.approx(processor.crop_boxes(cells["boxes"])[k].tolist())
         expected = maps[k, model.config.label2id[cell.label]]
         torch.testing.assert_close(torch.tensor(cell.activation_map), expected.detach(), rtol=1e-3, atol=1e-4)
 
@@ -145,7 +123,7 @@ def test_works_in_bfloat16(model, mosaic):
         assert cell.probabilities[same.label] == pytest.approx(same.probabilities[same.label], abs=0.1)
 
 
-def test_uses_the_image_processor_that_lies_with_the_weights(model, mosaic, tmp_path):
+def test_uses_the_image_processor_saved_with_the_weights(model, mosaic, tmp_path):
     model.save_pretrained(tmp_path / "whole")
     WBCImageProcessor(size=48, window_size=4.0).save_pretrained(tmp_path / "wide")
     model.save_pretrained(tmp_path / "wide")
@@ -157,10 +135,10 @@ def test_uses_the_image_processor_that_lies_with_the_weights(model, mosaic, tmp_
     assert wide.analyze(mosaic) == expected != model.analyze(mosaic)
 
 
-def test_a_photograph_lies_as_its_exif_says(model, tmp_path):
+def test_a_photograph_is_analysed_upright_by_its_exif_orientation(model, tmp_path):
     image = draw_field("monocyte", 2)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter, clockwise, for the eye
+    exif[0x0112] = 6  # to be displayed turned by 90 degrees clockwise
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     upright = image.transpose(Image.Transpose.ROTATE_270)
     field = model.analyze(tmp_path / "turned.jpg")
@@ -197,13 +175,13 @@ def test_erythroblasts_and_platelets_are_not_in_the_differential_count():
     assert set(Field(cells("platelet"), EIGHT).differential.values()) == {0}
 
 
-def test_what_does_not_look_like_a_smear_is_unknown(model, mosaic, tmp_path):
+def test_cells_beyond_the_ood_threshold_are_unknown(model, mosaic, tmp_path):
     novelties = sorted(cell.novelty for cell in model.analyze(mosaic).cells)
     model.save_pretrained(tmp_path)
-    limit = (novelties[3] + novelties[4]) / 2
-    limited = WBCForImageClassification.from_pretrained(tmp_path, max_novelty=limit)
+    threshold = (novelties[3] + novelties[4]) / 2
+    limited = WBCForImageClassification.from_pretrained(tmp_path, max_novelty=threshold)
     field = limited.analyze(mosaic, image_processor=WBCImageProcessor(size=48))
-    assert [cell.known for cell in field.cells] == [cell.novelty <= limit for cell in field.cells]
+    assert [cell.known for cell in field.cells] == [cell.novelty <= threshold for cell in field.cells]
     assert (field.unknown, sum(field.counts.values())) == (2, 4)
     assert sum(field.differential.values()) == pytest.approx(1)
     assert model.analyze(mosaic).unknown == 0
@@ -242,8 +220,8 @@ def test_draws_boxes_and_labels_into_a_copy():
         assert not changed[top + 60 : bottom - 10, left + 10 : right - 10].any()
     assert len(colors) == 3
     # Labels are bands above the boxes, or in them at the image's upper side, in their colours, with text on them.
-    for (left, *_), band in zip(boxes, ((125, 145), (3, 20), (356, 375)), strict=True):
-        band = pixels[slice(*band), max(0, min(left, 640 - 140)) + 8 : max(0, min(left, 640 - 140)) + 110]
+    for (left, *_), rows in zip(boxes, ((125, 145), (3, 20), (356, 375)), strict=True):
+        band = pixels[slice(*rows), max(0, min(left, 640 - 140)) + 8 : max(0, min(left, 640 - 140)) + 110]
         assert len(np.unique(band.reshape(-1, 3), axis=0)) > 5
         assert tuple(np.median(band.reshape(-1, 3), axis=0).astype(int).tolist()) in colors
     # Small images too, with a box larger than they are.

@@ -1,12 +1,8 @@
-"""HardMinedCenterLoss against equations 8-11 of Ma et al. 2020 as plain loops, and against itself on two processes."""
+"""HardMinedCenterLoss against equations 8-11 of Ma et al. 2020 as plain loops."""
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from modeling_wbc import HardMinedCenterLoss
 
@@ -19,6 +15,27 @@ def brute_force(features, labels, centers, margin, alpha, mining):
     """Loss, gradient, moved centres, share of active pairs, and the mined (anchor, negative) pairs: plain loops."""
     features, centers = (np.asarray(values, dtype=np.float64) for values in (features, centers))
     labels = [int(label) for label in labels]
+    pairs = hardest_pairs(features, labels, centers, mining)
+
+    loss, active, grad = 0.0, 0, np.zeros_like(features)
+    for i, j in pairs:
+        center = centers[labels[i]]
+        hinge = squared_distance(features[i], center) + margin - squared_distance(features[j], center)
+        if hinge > 0:
+            loss += hinge / len(pairs)
+            active += 1
+            grad[i] += (features[i] - center) / len(pairs)
+            grad[j] += (center - features[j]) / len(pairs)
+
+    moved = centers.copy()
+    for k in set(labels):
+        members = [features[i] for i in range(len(labels)) if labels[i] == k]
+        moved[k] = centers[k] + alpha * sum(f - centers[k] for f in members) / len(members)
+    return loss, grad, moved, active / max(len(pairs), 1), pairs
+
+
+def hardest_pairs(features, labels, centers, mining):
+    """The mined (anchor, negative) pairs, equations 8 and 9: plain loops."""
 
     def farthest(candidates):
         best = None
@@ -47,22 +64,7 @@ def brute_force(features, labels, centers, margin, alpha, mining):
                 nearest = (distance, j)
         if nearest is not None:
             pairs.append((i, nearest[1]))
-
-    loss, active, grad = 0.0, 0, np.zeros_like(features)
-    for i, j in pairs:
-        center = centers[labels[i]]
-        hinge = squared_distance(features[i], center) + margin - squared_distance(features[j], center)
-        if hinge > 0:
-            loss += hinge / len(pairs)
-            active += 1
-            grad[i] += (features[i] - center) / len(pairs)
-            grad[j] += (center - features[j]) / len(pairs)
-
-    moved = centers.copy()
-    for k in set(labels):
-        members = [features[i] for i in range(len(labels)) if labels[i] == k]
-        moved[k] = centers[k] + alpha * sum(f - centers[k] for f in members) / len(members)
-    return loss, grad, moved, active / max(len(pairs), 1), pairs
+    return pairs
 
 
 def module(centers, **kwargs):
@@ -314,99 +316,3 @@ def test_centres_are_saved_and_the_active_fraction_is_not():
     other.load_state_dict(loss_fn.state_dict(), strict=True)
     assert loss_fn.centers.any()
     assert torch.equal(other.centers, loss_fn.centers)
-
-
-WORLD_SIZE = 2
-# Kind of batch, mining, seed.
-CASES = [
-    (kind, mining, seed)
-    for kind in ("random", "anchor-right", "class-per-rank", "one-class")
-    for mining in ("batch", "class")
-    for seed in range(4)
-]
-
-
-def joined_batch(kind, seed):
-    """Inputs (8, 3), labels and centres of the joined batch of two processes of four samples."""
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(8, 3, generator=generator, dtype=torch.float64)
-    labels = torch.randint(0, 3, (8,), generator=generator)
-    if kind == "anchor-right":  # the farthest sample on the second process, its only strangers on the first
-        labels = torch.tensor([0, 2, 0, 1, 1, 1, 1, 1])
-        inputs[6] *= 20
-    elif kind == "class-per-rank":
-        labels = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2])
-    elif kind == "one-class":
-        labels = torch.full((8,), 1)
-    return inputs, labels, torch.randn(3, 5, generator=generator, dtype=torch.float64)
-
-
-def linear(seed):
-    torch.manual_seed(seed)
-    return nn.Linear(3, 5).double()
-
-
-def loss_of_case(mining, centers):
-    return module(centers, margin=2.0, alpha=0.3, mining=mining).train()
-
-
-def train_on_a_rank(rank, folder):
-    """Two training steps on this process's half of every batch; saves what came out."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD_SIZE)
-    results = []
-    for kind, mining, seed in CASES:
-        inputs, labels, centers = joined_batch(kind, seed)
-        rows = slice(4 * rank, 4 * rank + 4)
-        model, loss_fn = DistributedDataParallel(linear(seed)), loss_of_case(mining, centers)
-        steps = []
-        for _ in range(2):
-            model.zero_grad()
-            loss = loss_fn(model(inputs[rows]), labels[rows])
-            loss.backward()
-            grads = [parameter.grad.clone() for parameter in model.parameters()]
-            steps.append((loss.detach(), grads, loss_fn.centers.clone(), loss_fn.active_fraction.clone()))
-        results.append(steps)
-    alone = None
-    if rank == 0:  # eval talks to nobody: the other process does not take part
-        inputs, labels, centers = joined_batch("random", 0)
-        alone = loss_of_case("batch", centers).eval()(linear(0)(inputs[:4]).detach(), labels[:4])
-    dist.barrier()
-    torch.save((results, alone), f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.skipif(not dist.is_available() or not dist.is_gloo_available(), reason="needs gloo")
-def test_two_processes_equal_one_with_the_joined_batch(tmp_path):
-    """Loss, gradients as DistributedDataParallel averages them, and centres, after each of two steps."""
-    mp.spawn(train_on_a_rank, args=(str(tmp_path),), nprocs=WORLD_SIZE)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(WORLD_SIZE)]
-
-    apart = {"batch": 0, "class": 0}
-    for index, (kind, mining, seed) in enumerate(CASES):
-        inputs, labels, centers = joined_batch(kind, seed)
-        model, loss_fn = linear(seed), loss_of_case(mining, centers)
-        for number in range(2):
-            model.zero_grad()
-            features = model(inputs)
-            value, _, moved, active, pairs = brute_force(features.detach(), labels, loss_fn.centers, 2.0, 0.3, mining)
-            loss = loss_fn(features, labels)
-            loss.backward()
-            grads = [parameter.grad for parameter in model.parameters()]
-            assert loss.item() == pytest.approx(value)
-            apart[mining] += value > 0 and any(i // 4 != j // 4 for i, j in pairs)
-            for rank in range(WORLD_SIZE):
-                result = ranks[rank][0][index][number]
-                expected = (loss.detach(), grads, torch.tensor(moved), torch.tensor(active, dtype=torch.float64))
-                torch.testing.assert_close(
-                    result,
-                    expected,
-                    rtol=1e-9,
-                    atol=1e-9,
-                    msg=lambda text, case=(kind, mining, seed, rank): f"{case}: {text}",
-                )
-    assert min(apart.values()) >= 4  # pairs that lie on two processes were met
-
-    inputs, labels, centers = joined_batch("random", 0)
-    expected = loss_of_case("batch", centers).eval()(linear(0)(inputs[:4]).detach(), labels[:4])
-    torch.testing.assert_close(ranks[0][1], expected)

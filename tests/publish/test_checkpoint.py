@@ -52,8 +52,8 @@ def test_its_code_is_that_of_this_repository():
 
 
 def test_refuses_what_is_no_smear(model, monkeypatch):
-    monkeypatch.setattr(ood, "_DRAWN", 4)
-    monkeypatch.setattr(ood, "_CROPS", 0)
+    monkeypatch.setattr(ood, "DRAWN_IMAGES", 4)
+    monkeypatch.setattr(ood, "SAMPLE_CROPS", 0)
     images = list(ood.ood_images())
     fields = model.analyze([image for _, image in images])
     assert sum(len(field.cells) > 0 for field in fields) > 5

@@ -94,7 +94,7 @@ def measured(trained, tmp_path):
     known = rng.random(100) < 0.9
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
-    results = {"loss": 0.5, "runtime": 12.3} | evaluate_logits(logits, references, NAMES, columns, known=known)
+    results = {"loss": 0.5, "runtime": 12.3} | evaluate_logits(logits, references, NAMES, columns, accepted=known)
     for split in ("validation", "test"):
         (evaluation / f"{split}_results.json").write_text(json.dumps(results))
         write_predictions(evaluation / f"{split}_predictions.csv", logits, references, NAMES, columns)

@@ -1,73 +1,19 @@
-"""`python -m hub cells`: the finder's figures, on drawn photographs whose annotations are known."""
+"""`python -m hub detection`: the detector's figures, on drawn photographs whose annotations are known."""
 
-import itertools
 import json
 import math
 
 import pytest
 import torch
 from PIL import Image
-from torchvision.ops import box_iou
 
 from hub.__main__ import main
 from hub.data.synthetic import draw_field
 from hub.evaluation.intervals import wilson_interval
-from hub.study.detection import (
-    Finding,
-    count_matches,
-    distance_from_middle,
-    named_right,
-    read_boxes,
-    recall_and_precision,
-)
+from hub.study.annotations import Finding
+from hub.study.detection import distance_from_middle, named_right, recall_and_precision
 from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor
-
-
-def annotation(boxes):
-    """A Pascal VOC file with these white cells and a red one."""
-    objects = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{a}</xmin><ymin>{b}</ymin><xmax>{c}</xmax><ymax>{d}</ymax></bndbox>"
-        "</object>"
-        for name, (a, b, c, d) in [*(("WBC", box) for box in boxes), ("RBC", (1, 1, 9, 9))]
-    )
-    return f"<annotation><filename>x.jpg</filename>{objects}</annotation>"
-
-
-def test_reads_the_white_cells_of_an_annotation(tmp_path):
-    path = tmp_path / "BloodImage_00001.xml"
-    path.write_text(annotation([(10, 20, 30, 40), (50, 60, 70, 80)]))
-    assert read_boxes(path) == [(10, 20, 30, 40), (50, 60, 70, 80)]
-    path.write_text(annotation([]))
-    assert read_boxes(path) == []
-    for broken in ("", "<annotation>", annotation([("x", 1, 2, 3)])):
-        path.write_text(broken)
-        with pytest.raises(ValueError, match=r"BloodImage_00001\.xml is no Pascal VOC annotation"):
-            read_boxes(path)
-
-
-def test_matches_as_many_boxes_as_can_be_matched():
-    generator = torch.Generator().manual_seed(0)
-    for n, m in itertools.product(range(4), range(1, 4)):
-        for _ in range(20):
-            boxes, annotated = (
-                torch.cat((low, low + 8 + 8 * torch.rand(k, 2, generator=generator)), 1)
-                for k in (n, m)
-                for low in [8 * torch.rand(k, 2, generator=generator)]
-            )
-            overlap = (box_iou(boxes, annotated) >= 0.5).tolist()
-            middles = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
-            inside = [[a <= x <= c and b <= y <= d for a, b, c, d in annotated.tolist()] for x, y in middles]
-            best = tuple(
-                max(
-                    sum(pairs[i][j] for i, j in zip(rows, columns, strict=True))
-                    for k in [min(n, m)]
-                    for rows in itertools.permutations(range(n), k)
-                    for columns in itertools.permutations(range(m), k)
-                )
-                for pairs in (overlap, inside)
-            )
-            assert count_matches(boxes, annotated) == best
-    assert count_matches(torch.zeros(0, 4), torch.zeros(0, 4)) == (0, 0)
+from tests.study.voc import annotation
 
 
 def test_recall_and_precision_are_over_all_boxes():
@@ -77,6 +23,7 @@ def test_recall_and_precision_are_over_all_boxes():
     findings = [finding(1, 1, 1, 1), finding(2, 1, 0, 1), finding(0, 2, 0, 0), finding(1, 0, 0, 0)]
     assert [each.complete for each in findings] == [True, False, False, False]
     figures = recall_and_precision(findings)
+    assert figures["complete"] == 1
     assert (figures["photographs"], figures["annotated"], figures["found"]) == (4, 4, 4)
     assert figures["overlapping"]["recall"][0] == figures["overlapping"]["precision"][0] == 1 / 4
     assert figures["centred"]["recall"][0] == 2 / 4
@@ -155,9 +102,9 @@ def test_reports_what_was_found(raw, tmp_path, capsys):
     model.save_pretrained(tmp_path / "model")
     output = tmp_path / "out"
     arguments = ["--bccd", str(bccd), "--pbc", str(pbc), "--model", str(tmp_path / "model"), "--output", str(output)]
-    assert main(["cells", *arguments]) == 0
+    assert main(["detection", *arguments]) == 0
     printed = capsys.readouterr().out
-    results = json.loads((output / "results.json").read_text())
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     everything = results["all"]
     assert (everything["photographs"], everything["annotated"], everything["found"]) == (12, 14, 14)
     for kind in ("overlapping", "centred"):
@@ -180,15 +127,15 @@ def test_reports_what_was_found(raw, tmp_path, capsys):
     # The sheets show the two photographs and the one image.
     assert Image.open(output / "misses.png").width > 640
     assert Image.open(output / "pbc_misses.png").width > 160
-    assert main(["cells", *arguments]) == 1  # the folder is not overwritten
+    assert main(["detection", *arguments]) == 1  # the folder is not overwritten
     assert "exists and is not empty" in capsys.readouterr().err
 
 
 def test_says_what_is_missing(raw, tmp_path, capsys):
     bccd, _ = raw
-    assert main(["cells", "--bccd", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
+    assert main(["detection", "--bccd", str(tmp_path), "--output", str(tmp_path / "out")]) == 1
     assert "no photograph in" in capsys.readouterr().err
     (tmp_path / "pbc").mkdir()
     arguments = ["--bccd", str(bccd), "--pbc", str(tmp_path / "pbc"), "--output", str(tmp_path / "out")]
-    assert main(["cells", *arguments]) == 1
+    assert main(["detection", *arguments]) == 1
     assert "named as one of PBC's classes" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Images that show no white cell, how many a model refuses, and `python -m hub foreign`."""
+"""Images that show no white cell, how many a model refuses, and `python -m hub ood`."""
 
 import json
 from collections import Counter
@@ -13,14 +13,14 @@ from hub.__main__ import main
 from hub.data.load import load, save
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.study import ood
-from hub.study.ood import NOVELTY, SCORES, ood_images, ood_scores, sample_images
+from hub.study.ood import ood_images, ood_scores, sample_images
 from hub.training.calibration import fit_novelty
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """The folder of an untrained tiny model of windows that knows drawn cells from other images."""
+    """The folder of an untrained tiny model of crops that knows drawn cells from other images."""
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     processor = WBCImageProcessor(size=32)
@@ -39,8 +39,8 @@ def model(tmp_path_factory):
     return folder
 
 
-def test_foreign_images_are_always_the_same_and_of_every_kind(monkeypatch):
-    monkeypatch.setattr(ood, "_DRAWN", 5)
+def test_ood_images_are_always_the_same_and_of_every_kind(monkeypatch):
+    monkeypatch.setattr(ood, "DRAWN_IMAGES", 5)
     images = list(ood_images())
     counts = Counter(kind for kind, _ in images)
     assert counts.pop("sample images") == 7 * len(sample_images()) >= 7 * 4  # scikit-learn's and matplotlib's
@@ -52,63 +52,51 @@ def test_foreign_images_are_always_the_same_and_of_every_kind(monkeypatch):
     assert len(set(drawn)) == len(drawn)
 
 
-def test_scores_are_what_they_are_called(model):
+def test_scores_are_the_novelty_of_the_foremost_cell_or_of_the_whole_image(model):
     loaded = WBCForImageClassification.from_pretrained(model).eval()
     processor = WBCImageProcessor.from_pretrained(model)
     images = [draw_field("monocyte", seed) for seed in range(5)] + [Image.new("RGB", (50, 40), "red")]
     scores = ood_scores(loaded, processor, images, batch_size=4)
     with torch.no_grad():
-        output = loaded(processor(images, return_tensors="pt")["pixel_values"])
-    embeddings, centers = output.embeddings.numpy(), loaded.center_loss.centers.numpy()
-    logits = output.logits.double().numpy()
-    cosines = embeddings @ centers.T / np.outer(np.linalg.norm(embeddings, axis=1), np.linalg.norm(centers, axis=1))
-    expected = {
-        NOVELTY: output.novelty.numpy(),
-        "distance to the nearest centre": np.linalg.norm(embeddings[:, None] - centers, axis=-1).min(1),
-        "angle to the nearest centre": -cosines.max(1),
-        "length of the embedding": -np.linalg.norm(embeddings, axis=1),
-        "energy of the logits": -np.log(np.exp(logits).sum(1)),
-        "probability of the likeliest class": -(np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).max(1),
-    }
-    assert scores.keys() == expected.keys() == SCORES.keys()
-    for name, values in expected.items():
-        assert scores[name] == pytest.approx(values, rel=1e-3, abs=1e-5), name
+        expected = loaded(processor(images, return_tensors="pt")["pixel_values"]).novelty
+    assert scores == pytest.approx(expected.numpy(), rel=1e-3, abs=1e-5)
+    assert ood_scores(loaded, processor, []).shape == (0,)
 
 
 def test_measures_what_is_refused_and_what_is_kept(model, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(ood, "_DRAWN", 3)
-    monkeypatch.setattr(ood, "_CROPS", 1)
+    monkeypatch.setattr(ood, "DRAWN_IMAGES", 3)
+    monkeypatch.setattr(ood, "SAMPLE_CROPS", 1)
     data = tmp_path / "cells"
     save(drawn_cells(seed=0, train=4, test=8), data)
-    arguments = ["foreign", "--model", str(model), "--dataset_name", str(data), "--output"]
+    arguments = ["ood", "--model", str(model), "--dataset_name", str(data), "--output"]
     assert main([*arguments, str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
-    results = json.loads((tmp_path / "out" / "foreign_results.json").read_text())
+    results = json.loads((tmp_path / "out" / "ood_results.json").read_text(encoding="utf-8"))
 
     loaded = WBCForImageClassification.from_pretrained(model).eval()
     fields = [(kind, loaded.analyze(image)) for kind, image in ood_images()]
     assert (
-        results["foreign"]["all"]["images"]
+        results["ood"]["all"]["images"]
         == len(fields)
-        == sum(part["images"] for kind, part in results["foreign"].items() if kind != "all")
+        == sum(part["images"] for kind, part in results["ood"].items() if kind != "all")
     )
-    for kind, part in results["foreign"].items():
+    for kind, part in results["ood"].items():
         own = [field for each, field in fields if kind in ("all", each)]
         assert part["images"] == len(own)
         assert part["nothing_found"][0] == pytest.approx(np.mean([not field.cells for field in own]))
         assert part["refused"][0] == pytest.approx(np.mean([field.unknown == len(field.cells) for field in own]))
-    assert results["foreign"]["noise"]["refused_as_a_cell"][0] == 1  # even by a network that was never trained
+    assert results["ood"]["noise"]["refused_as_a_cell"][0] == 1  # even by a network that was never trained
 
     processor = WBCImageProcessor.from_pretrained(model)
     smears = ood_scores(loaded, processor, (row["image"].convert("RGB") for row in load(data)["test"]))
     others = ood_scores(loaded, processor, (image for _, image in ood_images()))
     (part,) = results["smears"].values()
-    assert part["kept"] == pytest.approx(np.mean(smears[NOVELTY] <= loaded.config.max_novelty))
-    for name in SCORES:
-        truth = [0] * 8 + [1] * len(fields)
-        assert part["auroc"][name] == pytest.approx(roc_auc_score(truth, [*smears[name], *others[name]]))
+    assert part["kept"] == pytest.approx(np.mean(smears <= loaded.config.max_novelty))
+    truth = [0] * 8 + [1] * len(fields)
+    assert part["auroc"] == {"novelty": pytest.approx(roc_auc_score(truth, [*smears, *others]))}
+    assert results["ood"]["all"]["refused_as_a_cell"][0] == np.mean(others > loaded.config.max_novelty)
     assert "noise " in printed
-    assert "energy of the logits" in printed
+    assert "novelty " in printed
     with Image.open(tmp_path / "out" / "accepted.png") as sheet:
         assert sheet.width > 1000
 
@@ -116,7 +104,7 @@ def test_measures_what_is_refused_and_what_is_kept(model, tmp_path, monkeypatch,
 def test_names_what_is_missing(model, tmp_path, capsys):
     data = tmp_path / "cells"
     save(drawn_cells(seed=0, train=4, test=4), data)
-    arguments = ["foreign", "--dataset_name", str(data), "--output", str(tmp_path / "out"), "--model"]
+    arguments = ["ood", "--dataset_name", str(data), "--output", str(tmp_path / "out"), "--model"]
     assert main([*arguments, str(model), "--split", "validation"]) == 1
     assert "has no split validation, only train, test" in capsys.readouterr().err
     assert main([*arguments, str(model), "--bccd", str(tmp_path)]) == 1

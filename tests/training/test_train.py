@@ -26,11 +26,12 @@ from transformers import AutoImageProcessor, ResNetConfig, ResNetForImageClassif
 import train
 from hub.data.bccd import BCCD_CLASSES
 from hub.data.columns import features
-from hub.data.load import foremost_cell, load, save
+from hub.data.load import load, save
 from hub.data.photographs import PhotographIndex
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.files import UserError
 from hub.training.calibration import fit_novelty, fit_temperature
+from hub.training.images import foremost_cell
 from modeling_wbc import SmearNovelty, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 ROOT = Path(__file__).parents[2]
@@ -531,7 +532,7 @@ def test_windows_vary_in_place_and_size_about_the_cell():
     image = draw_field("neutrophil", 4, (640, 480))
     processor = Watched(size=600)  # so large that nothing is scaled down
     boxes, _ = processor.find_cells(image)
-    left, top, right, bottom = processor.windows(boxes[:1])[0].tolist()
+    left, top, right, bottom = processor.crop_boxes(boxes[:1])[0].tolist()
     Watched.cut = []
     window = train.CellCrop(processor, lambda piece: piece)
     torch.manual_seed(0)

@@ -1,9 +1,9 @@
-"""How long the finder takes for a field, on one core.
+"""The time that the detector takes for a field, on one core.
 
 A field of 640 x 480 holds one cell, as BCCD's photographs do; those of 4,000 x 3,000 hold the same cell enlarged, or
 36 such fields. `--photograph` takes a real one in place of a drawn one.
 
-python tests/benchmarks/benchmark_finder.py
+python tests/benchmarks/benchmark_detector.py
 """
 
 import argparse
@@ -16,10 +16,9 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from hub.data.synthetic import draw_field
-
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from hub.data.synthetic import draw_field
 from modeling_wbc import WBCImageProcessor
 
 

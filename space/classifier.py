@@ -1,0 +1,174 @@
+"""The model of the Space, and its answers to images as plain values."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers.utils import cached_file
+
+from space.texts import Text, text, type_name
+
+# More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
+CONFIDENT = 0.8
+
+
+class Classifier:
+    """A model of the Hub or of a folder.
+
+    An answer to an image is a dictionary, ready for JSON:
+
+    - `file`: its name.
+    - `status`: "sure", "doubtful" (a confidence below `CONFIDENT`), "unknown" (out of distribution), "empty" (no white
+      cell detected) or "unreadable".
+    - `label`, `confidence`, `probabilities`: those of the first known cell, or None without one.
+    - `remark`: a short English text to show beside the label.
+    - `width`, `height`: in pixels, or None if the image cannot be read.
+    - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
+      `confidence`, `probabilities`, `known`, `novelty`; and `activation_map`, rows of the evidence for the label in
+      each part of the crop.
+
+    Attributes:
+        source: The folder or the Hub id.
+        labels: The cell types, in the order of the model's outputs.
+        map_side: The side of a crop in cells of the activation map: its values lie at 0, 1, ... on either axis, and
+            the crop ends at `map_side`.
+    """
+
+    def __init__(self, source: str):
+        """Load a model and its image processor.
+
+        Raises:
+            SystemExit: if the model does not detect cells.
+        """
+        self.source = source
+        self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
+        if not hasattr(self.model, "analyze"):
+            raise SystemExit(f"error: {source} is a {type(self.model).__name__}, which detects no cells in images")
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
+        # The stride of the network's last feature map is 32 pixels.
+        self.map_side = self.model.config.image_size / 32
+        self.labels = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+
+    def results(self) -> dict | None:
+        """Return the measured figures beside the weights, or None if there are none."""
+        path = cached_file(self.source, "results.json", _raise_exceptions_for_missing_entries=False)
+        return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
+
+    def answers(
+        self, sources: Iterable[tuple[str, object]], preview_size: int
+    ) -> list[tuple[dict, Image.Image | None]]:
+        """Analyse images together.
+
+        Args:
+            sources: For each image its name, and what `fetch_images` of the image processor reads or the error that
+                made the image unavailable.
+            preview_size: The most pixels of a preview's longer side.
+
+        Returns:
+            For each image its answer, and a preview in RGB or None if it cannot be read.
+        """
+        answers = []
+
+        def readable() -> Iterator[Image.Image]:
+            # Keep one image in memory at a time, however many are analysed together.
+            for name, source in sources:
+                answer, image = self._read(name, source)
+                answers.append((answer, None if image is None else _preview(image, preview_size)))
+                if image is not None:
+                    yield image
+                    del image
+
+        fields = iter(self.model.analyze(readable(), self.image_processor))
+        for answer, preview in answers:
+            if preview is not None:
+                _add_cells(answer, next(fields).cells)
+        return answers
+
+    def _read(self, name: str, source) -> tuple[dict, Image.Image | None]:
+        """Return an answer without cells, and the image if it can be read."""
+        answer: dict[str, Any] = {"file": name, "status": "unreadable", "label": None, "confidence": None}
+        answer |= {"probabilities": None, "remark": "", "width": None, "height": None, "cells": []}
+        try:
+            if isinstance(source, Exception):
+                raise source
+            image = self.image_processor.fetch_images(source)
+        except (ValueError, MemoryError) as error:
+            # The message names the file on the server, which is not the visitor's.
+            read = source if isinstance(source, str) else "in memory"
+            answer["remark"] = str(error).removeprefix(f"cannot read the image {read}: ") or "it is too large"
+            return answer, None
+        answer |= {"status": "empty", "width": image.width, "height": image.height}
+        return answer, image
+
+
+def _preview(image: Image.Image, size: int) -> Image.Image:
+    preview = image.copy() if max(image.size) <= size else image.reduce(max(image.size) // size)
+    preview.thumbnail((size, size))
+    return preview
+
+
+def _add_cells(answer: dict, cells: Iterable) -> None:
+    answer["cells"] = [
+        {
+            "box": list(cell.box),
+            # Published checkpoints of earlier releases call it `window`.
+            "window": list(cell.crop_box if hasattr(cell, "crop_box") else cell.window),
+            "label": cell.label,
+            "confidence": cell.probabilities[cell.label],
+            "probabilities": cell.probabilities,
+            "known": cell.known,
+            "novelty": cell.novelty,
+            "activation_map": cell.activation_map,
+        }
+        for cell in cells
+    ]
+    known = [cell for cell in answer["cells"] if cell["known"]]
+    if known:
+        answer |= {key: known[0][key] for key in ("label", "confidence", "probabilities")}
+        answer["status"] = status_of(known[0])
+    elif answer["cells"]:
+        answer["status"] = "unknown"
+    answer["remark"] = remark(answer).en
+
+
+def status_of(cell: dict) -> str:
+    """Return "sure", "doubtful" or "unknown"."""
+    if not cell["known"]:
+        return "unknown"
+    return "sure" if cell["confidence"] >= CONFIDENT else "doubtful"
+
+
+def first_known(answer: dict) -> int:
+    """Return the index of the first known cell, or 0 without one."""
+    return next((index for index, cell in enumerate(answer["cells"]) if cell["known"]), 0)
+
+
+def candidates(cell: dict) -> list[str]:
+    """Return the most probable type, and the second if it is at least half as probable."""
+    first, second = sorted(cell["probabilities"], key=cell["probabilities"].get, reverse=True)[:2]
+    close = cell["probabilities"][second] >= cell["probabilities"][first] / 2
+    return [first, second] if close else [first]
+
+
+def remark(answer: dict) -> Text:
+    """Return a short text to show beside the type of an answer, which may be empty."""
+    status, cells = answer["status"], answer["cells"]
+    if status == "unreadable":
+        return text("remark.unreadable", reason=answer["remark"])
+    if status in ("empty", "unknown"):
+        return text(f"remark.{status}")
+    parts = []
+    if status == "doubtful":
+        names = [type_name(label) for label in candidates(cells[first_known(answer)])]
+        if len(names) == 2:
+            parts.append(text("remark.one_of_two", first=names[0], second=names[1]))
+        else:
+            parts.append(text("remark.doubtful"))
+    if len(cells) > 1:
+        parts.append(text("remark.cells", count=len(cells)))
+    return Text("; ".join(part.en for part in parts), "; ".join(part.zh for part in parts))

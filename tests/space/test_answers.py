@@ -1,0 +1,39 @@
+"""Answers to smears and to other images."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from hub.study.ood import sample_images
+
+BCCD, PBC = (Path(os.environ[name]) if name in os.environ else None for name in ("WBC_BCCD_DIR", "WBC_PBC_DIR"))
+
+
+def test_refuses_images_that_are_no_smears(classifier):
+    """A cat, a histology slide, a page of text and other photographs, with a blank and a written page."""
+    names = {path.stem: path for path in sample_images()}
+    page = Image.new("RGB", (800, 600), "white")
+    pen = ImageDraw.Draw(page)
+    for row in range(30):
+        pen.text((20, 20 * row), "Leukocytes are cells of the immune system " * 3, "black")
+    others = [(stem, str(path)) for stem, path in names.items()]
+    others += [("blank", Image.new("RGB", (640, 480), "white")), ("written", page)]
+    assert {"chelsea", "ihc", "page"} <= names.keys()
+    answers = [answer for answer, _ in classifier.answers(others, 64)]
+    passed = [answer["file"] for answer in answers if answer["status"] not in ("unknown", "empty")]
+    assert len(answers) > 20
+    assert len(passed) <= 0.01 * len(answers)
+
+
+@pytest.mark.skipif(BCCD is None or PBC is None, reason="WBC_BCCD_DIR and WBC_PBC_DIR name no folders of real images")
+def test_knows_real_smears(classifier):
+    paths = sorted((BCCD / "images" / "TEST_SIMPLE").rglob("*.jpeg"))
+    for folder in sorted(PBC.iterdir()):
+        paths += sorted(folder.iterdir())[:20]
+    answers = [answer for answer, _ in classifier.answers([(path.name, str(path)) for path in paths], 64)]
+    known = np.array([answer["status"] in ("sure", "doubtful") for answer in answers])
+    assert len(known) == 71 + 8 * 20
+    assert known.mean() >= 0.98
