@@ -30,7 +30,7 @@ from space.many_images import overview, table_headers, table_rows
 from space.one_image import MAX_CELLS, annotated_image, verdict
 from space.pictures import THUMBNAIL_SIZE, thumbnail_url
 from space.texts import GRADIO_TEXTS, text, type_name
-from space.uploads import MAX_FILE_BYTES, read_uploads
+from space.uploads import IMAGE_TYPES, MAX_FILE_BYTES, read_uploads
 
 HERE = Path(__file__).parent
 MAX_IMAGES = 1000  # in one go
@@ -99,7 +99,7 @@ class Handlers:
         detected) or "unreadable". For research only, no diagnosis.
 
         Args:
-            image: JPEG, PNG, TIFF, BMP, WebP or GIF, at most 256 MB.
+            image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
         return [[answer for answer, _ in self.classifier.answers(_named(image), THUMBNAIL_SIZE)]]
 
@@ -347,7 +347,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Serve the page."""
     args = arguments()
-    script = (HERE / "space" / "page.js").read_text(encoding="utf-8")
+    # Gradio's `file_types` would refuse a whole upload for one file of another type, which gets a row of its own here.
+    script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
+    script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
     build(Classifier(args.model), args.dataset).launch(
         server_name=args.host,
         server_port=args.port,

@@ -12,7 +12,7 @@ import os
 import sys
 import urllib.request
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def read_image(source) -> Image.Image:
             return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)))
         return upright_rgb(source) if isinstance(source, Image.Image) else _decode(_open(source))
     except Image.DecompressionBombError as error:
-        most = f"{2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels"
+        most = f"{2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million pixels"
         reason = f"it states more than {most}, as a decompression bomb does; cut out a part of it"
         raise ImageReadError(f"cannot read the image {name}: {reason}") from error
     except Exception as error:  # decoders raise errors of every kind for damaged files
@@ -244,18 +244,16 @@ def _decode_otherwise(file: BinaryIO, error: UnidentifiedImageError) -> Image.Im
 
 def _decode_deep(image: ImageFile.ImageFile, pages: int) -> tuple[Image.Image, int]:
     """Decode what Pillow reads wrongly or in part of a file; return other images as they are, and the page count."""
-    tiff = image.tag_v2 if image.format == "TIFF" else {}
+    tiff = getattr(image, "tag_v2", {})  # of TIFF only
+    file: Any = image.fp
     if tiff.get(_SUBFILE_TYPE, 0) & 1 and image.tell() == 0:
         raise ValueError("its first page is a preview, as in a camera's raw file; export it as TIFF, PNG or JPEG")
     rawmodes = {str(tile.args if isinstance(tile.args, str) else tile.args[0]) for tile in image.tile if tile.args}
     deep = any(";16" in rawmode for rawmode in rawmodes) and image.mode in ("RGB", "RGBA", "RGBX", "LA")
-    planar = tiff.get(_PLANAR) == 2
-    if (
-        image.tile
-        and planar
-        and (len(image.getbands()) != tiff.get(_SAMPLES) or (max(tiff.get(_BITS, (1,))) > 8 and not deep))
-    ):
-        return _decode_tiff(image.fp), 1
+    planar = tiff.get(_PLANAR) == 2 and len(image.tile) > 0
+    misread = len(image.getbands()) != tiff.get(_SAMPLES) or (max(tiff.get(_BITS, (1,))) > 8 and not deep)
+    if planar and misread:
+        return _decode_tiff(file), 1
     if tiff and pages == 3 and image.tell() == 0 and image.mode in _GREY_MODES:
         return _join_pages(image)
     if image.mode.startswith("I;16") and tiff.get(_PHOTOMETRIC) == 0:  # white is zero
@@ -263,15 +261,15 @@ def _decode_deep(image: ImageFile.ImageFile, pages: int) -> tuple[Image.Image, i
     if not deep:
         return image, pages
     # Pillow keeps the upper byte of 16 bits per channel. With 14 bits or fewer, the lower byte is needed, too.
-    image.fp.seek(0)
-    content, page = io.BytesIO(image.fp.read()), image.tell()
+    file.seek(0)
+    content, page = io.BytesIO(file.read()), image.tell()
     upper = np.asarray(image)
     colors = 1 if image.mode == "LA" else 3
     if upper[..., :colors].max() >= 1 << 6:
         return image, pages
     if planar:
         return _decode_tiff(content), 1
-    with Image.open(content, formats=[image.format]) as again:
+    with Image.open(content, formats=[str(image.format)]) as again:
         again.seek(page)
         again.tile = [_with_swapped_bytes(tile) for tile in again.tile]
         pixels = upper.astype(np.uint16) << 8 | np.asarray(again)
@@ -291,13 +289,13 @@ def _with_swapped_bytes(tile):
 
 def _join_pages(image: ImageFile.ImageFile) -> tuple[Image.Image, int]:
     """Join three grey pages as red, green and blue, with one range; return the first page if they do not match."""
-    pages = []
+    pages, size = [], image.size
     for page in range(3):
         image.seek(page)
-        if image.mode in _GREY_MODES:
+        if image.mode in _GREY_MODES and image.size == size:  # before a page is decoded, which may be a bomb
             pages.append(np.asarray(image))
     image.seek(0)
-    if len({(page.shape, page.dtype) for page in pages}) != 1 or len(pages) != 3:
+    if len({page.dtype for page in pages}) != 1 or len(pages) != 3:
         return image, 3
     return _with_orientation(_merged("RGB", to_eight_bits(np.stack(pages))), image), 1
 
@@ -315,7 +313,8 @@ def _decode_tiff(file: BinaryIO) -> Image.Image:
         if Image.MAX_IMAGE_PIXELS is not None and series.size > 4 * 2 * Image.MAX_IMAGE_PIXELS:
             raise Image.DecompressionBombError
         if page.photometric not in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB):
-            raise ValueError(f"its colours are {page.photometric.name}; save it as RGB")
+            colors = tifffile.PHOTOMETRIC(page.photometric).name
+            raise ValueError(f"its colours are {colors}; save it as RGB")
         pixels, axes, pages = series.asarray(), series.axes, 1
         channels = next((axis for axis in "SC" if axis in axes and pixels.shape[axes.index(axis)] in (3, 4)), "")
         for axis in [axis for axis in axes if axis not in f"YX{channels}"]:
@@ -342,9 +341,8 @@ def _merged(mode: str, bands) -> Image.Image:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of 8 bits per channel to a new one in RGB, transparency on white."""
     if image.mode == "LAB":
-        return ImageCms.profileToProfile(
-            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
+        profiles = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.buildTransform(*profiles, "LAB", "RGB").apply(image)
     if image.has_transparency_data:
         image = image.convert("LA") if image.mode == "La" else image
         image = image.convert("RGBA")
