@@ -27,6 +27,7 @@ FOLDER = {
     "norm_wbc.py",
     "novelty_wbc.py",
     "output_wbc.py",
+    "pretrained_wbc.py",
     "preprocessor_config.json",
 }
 
