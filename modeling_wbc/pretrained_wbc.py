@@ -178,7 +178,7 @@ def _read_image_processor(source: str, saved: dict, config: WBCConfig, where: di
         _raise_exceptions_for_connection_errors=False,
     )
     if file is None:
-        if saved.get("model_type") == config.model_type:
+        if saved.get("model_type") == WBCConfig.model_type:
             logger.warning(
                 f"{source} has no {IMAGE_PROCESSOR_NAME} that can be reached: `analyze` and `save_pretrained` assume "
                 "that the model was trained on whole images. If it was not, assign `model.image_processor`"

@@ -23,8 +23,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "model"
     model = tiny_model(image_size=48, temperature=0.5, max_novelty=1.5)
     model.novelty.whitening.normal_()
-    model.image_processor = WBCImageProcessor(size=48, window_size=3.0, image_mean=[0.4, 0.5, 0.6])
     model.save_pretrained(folder)
+    WBCImageProcessor(size=48, window_size=3.0, image_mean=[0.4, 0.5, 0.6]).save_pretrained(folder)
     return folder
 
 
@@ -148,11 +148,8 @@ def test_a_damaged_image_processor_is_an_error(content, folder, tmp_path):
 def test_weights_of_transformers_resnet_load_with_and_without_an_image_processor(
     has_processor, image, tmp_path, caplog, monkeypatch
 ):
-    config = ResNetConfig(
-        **{name: getattr(tiny_config(), name) for name in ("embedding_size", "hidden_sizes", "depths")}
-    )
-    config.layer_type = "basic"
-    ResNetForImageClassification(config).save_pretrained(tmp_path)
+    small = {name: getattr(tiny_config(), name) for name in ("embedding_size", "hidden_sizes", "depths", "layer_type")}
+    ResNetForImageClassification(ResNetConfig(**small, num_labels=5)).save_pretrained(tmp_path)
     if has_processor:  # that of microsoft/resnet-34 resizes the shorter edge
         ConvNextImageProcessor(size={"shortest_edge": 64}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -161,7 +158,7 @@ def test_weights_of_transformers_resnet_load_with_and_without_an_image_processor
     (cell,) = model.analyze(image).cells
     assert cell.crop_box == (0, 0, *image.size)
     if has_processor:
-        assert model.image_processor.image_mean == [0.1, 0.2, 0.3]
+        assert tuple(model.image_processor.image_mean) == (0.1, 0.2, 0.3)
         pixel_values = model.image_processor.preprocess_cells(image)["pixel_values"]
         assert pixel_values.shape[2:] == (224, 224)
     else:
