@@ -174,7 +174,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
 
     def position_logits(self, feature_map: Tensor) -> Tensor:
         """Logits (N, K, h, w) of each position of the last feature map (N, 512, h, w): class activation maps."""
-        size, height, width = feature_map.shape[0], *feature_map.shape[2:]
+        size, _, height, width = feature_map.shape
         # The classifier is called as it is: an adapter or a quantised module may stand for it.
         logits = self.classifier(feature_map.permute(0, 2, 3, 1).flatten(0, 2))
         return logits.view(size, height, width, -1).permute(0, 3, 1, 2) / self.config.temperature

@@ -135,7 +135,6 @@ class SyncInstanceBatchNorm2d(InstanceBatchNorm2d):
 _convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm.__func__
 
 
-@classmethod
 @functools.wraps(_convert_sync_batchnorm)
 def _convert_sync_instance_batch_norm(cls, module, process_group=None):
     """`nn.SyncBatchNorm.convert_sync_batchnorm`, which keeps the instance half of an [`InstanceBatchNorm2d`]."""
@@ -146,7 +145,7 @@ def _convert_sync_instance_batch_norm(cls, module, process_group=None):
 
 # Torch makes an `nn.SyncBatchNorm` of every subclass of its batch norms and asks no module how to convert it: the
 # instance half would silently become batch norm. Modules without an `InstanceBatchNorm2d` are converted as before.
-nn.SyncBatchNorm.convert_sync_batchnorm = _convert_sync_instance_batch_norm
+nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(_convert_sync_instance_batch_norm)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
