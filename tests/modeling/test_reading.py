@@ -373,6 +373,15 @@ def test_of_several_pages_the_first_is_read_and_their_number_told(drawn, tmp_pat
         assert image.info["pages"] == 4
 
 
+def test_a_field_carries_the_number_of_pages(drawn, tmp_path):
+    drawn.save(tmp_path / "pages.tif", save_all=True, append_images=[drawn] * 4)
+    drawn.save(tmp_path / "single.png")
+    fields = tiny_model(num_labels=3).analyze(
+        [tmp_path / "pages.tif", tmp_path / "single.png", np.asarray(drawn)], WBCImageProcessor(size=32)
+    )
+    assert [field.pages for field in fields] == [5, 1, 1]
+
+
 def test_a_single_page_has_no_number(drawn, tmp_path):
     text = PngImagePlugin.PngInfo()
     text.add_text("pages", "twelve")
