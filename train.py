@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Trains and evaluates the white-blood-cell classifier.
+"""Train and evaluate the white-blood-cell classifier.
 
     accelerate launch train.py                                                     # drawn cells, no network needed
     accelerate launch train.py --dataset_name data/bccd --output_dir outputs/bccd  # the paper's recipe on real cells
@@ -8,92 +8,209 @@ Defaults are the recipe of Ma et al. 2020; `--help` lists every argument, those 
 The output folder holds the model as `from_pretrained` reads it, `test_results.json`, the plots and a model card.
 """
 
-import json
 import logging
 import os
 import sys
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 import joblib
 import torch
 import transformers
-from transformers import HfArgumentParser, set_seed
+from datasets import DatasetDict
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from hub.data.load import load
 from hub.evaluation.metrics import WBCMetric
-from hub.files import UserError, write_json
+from hub.files import UserError
 from hub.publish.model_card import write_report
-from hub.study.baselines import describe_baseline, normalization_of
-from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
-from hub.training.augmentation import ANY_LAB, AUGMENTATIONS
+from hub.study.baselines import (
+    BASELINES,
+    baseline_of,
+    describe_baseline,
+    divide_logits,
+    load_baseline,
+    normalization_of,
+)
+from hub.training.arguments import IMAGENET_WEIGHTS, DataArguments, ModelArguments, WBCTrainingArguments
+from hub.training.augmentation import AUGMENTATIONS, OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
 from hub.training.images import CellImages, only_of
 from hub.training.memory import keep_freed_memory
-from hub.training.report import describe_training, evaluate_split
-from hub.training.trainer import AugmentationEpoch, WBCTrainer, checkpoint_to_resume
-from hub.training.weights import base_weights, load_image_processor, load_model
-from modeling_wbc import WBCForImageClassification
+from hub.training.report import describe_training, evaluate_split, save_calibration, save_training
+from hub.training.trainer import WBCTrainer, checkpoint_to_resume
+from hub.training.weights import base_weights, config_overrides, load_image_processor, load_model, loading_weights
+from modeling_wbc import WBCForImageClassification, WBCImageProcessor
 
-logger = logging.getLogger(__name__)
+PAPER_NETWORK = "ibn-resnet34"
+EVALUATED_SPLITS = ("validation", "test_photographs", "test_simple", "test")  # the card shows the last one
+
+
+@dataclass
+class NetworkArguments(ModelArguments):
+    """ModelArguments with the choice of a baseline."""
+
+    architecture: str | None = field(
+        default=None,
+        metadata={
+            "choices": [PAPER_NETWORK, *BASELINES],
+            "help": f"The network: the paper's, or a baseline, trained with cross entropy alone; baselines need timm. "
+            f"Default: that of the weights, or '{PAPER_NETWORK}'.",
+        },
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = HfArgumentParser(
-        (ModelArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0]
-    )
-    model_args, data_args, args = parser.parse_args_into_dataclasses(arguments)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    for http in ("httpx", "httpx2"):  # which name each request to the Hub
-        logging.getLogger(http).setLevel(logging.WARNING)
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    """Train, calibrate, evaluate and push a classifier, as far as the arguments ask for it.
+
+    Args:
+        arguments: The command line. Default: that of the process.
+
+    Raises:
+        UserError: Arguments, data or weights are wrong, the training diverges, or a file cannot be written.
+    """
+    model_args, data_args, args = parse_arguments(arguments)
+    set_up_process(args)
     resume = checkpoint_to_resume(args) if args.do_train else None
     set_seed(args.seed)
+
+    dataset = load_dataset(data_args, args, calibrates=model_args.calibrate)
+    dataset_names = next(iter(dataset.values())).features["label"].names  # the same in every split
+    source = base_weights(model_args, data_args, imagenet_weights_of(model_args.architecture))
+    model = load_network(model_args, source, dataset_names, args.do_train)
+    baseline = None if isinstance(model, WBCForImageClassification) else describe_baseline(model)
+    image_processor = load_image_processor(
+        source, model.config.image_size, data_args.find_cell, normalization_of(model)
+    )
+    # The model's order of the classes counts, which need not be the dataset's.
+    label_ids = [model.config.label2id[name] for name in dataset_names]
+    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    images = partial(CellImages, image_processor=image_processor, label_ids=label_ids, seed=args.seed)
+    trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
+
+    metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
+    calibration = "none"
+    if model_args.calibrate or (args.do_train and "validation" in dataset):
+        calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
+    if args.do_train:
+        save_training(trainer, describe_training(trainer, metrics, data_args, source, baseline, calibration))
+    elif model_args.calibrate:
+        save_calibration(trainer, calibration)
+
+    if args.do_eval:
+        results = evaluate(trainer, dataset, images, names)
+        if trainer.is_world_process_zero():
+            write_report(
+                args.output_dir, dataset, data_args.dataset_name, results, names, baseline, trainer.hub_model_id
+            )
+    if args.push_to_hub:
+        trainer.push_to_hub()
+
+
+def parse_arguments(
+    arguments: list[str] | None,
+) -> tuple[NetworkArguments, DataArguments, WBCTrainingArguments]:
+    """Parse the command line."""
+    parser = HfArgumentParser(
+        (NetworkArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0]
+    )
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def set_up_process(args: WBCTrainingArguments) -> None:
+    """Set the process's logging, threads and memory handling."""
+    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    for http in ("httpx", "httpx2"):  # which log each request to the Hub
+        logging.getLogger(http).setLevel(logging.WARNING)
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
     launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     if args.use_cpu and launched and os.environ.get("OMP_NUM_THREADS") == "1":
-        # What launchers set unless told otherwise: it suits a GPU's process and leaves the other cores idle.
+        # The default of launchers, which suits a GPU's process and leaves the other cores of a CPU idle.
         torch.set_num_threads(max(1, joblib.cpu_count() // args.world_size))
     if args.use_cpu:
         keep_freed_memory()
 
+
+def load_dataset(data_args: DataArguments, args: WBCTrainingArguments, calibrates: bool) -> DatasetDict:
+    """Load the dataset, and raise `UserError` if a split is missing that the run needs."""
     with args.main_process_first(desc="loading the dataset"):
         dataset = load(data_args.dataset_name, data_args.dataset_config_name)
-    needed = ["train"] * (args.do_train or model_args.calibrate) + ["validation"] * model_args.calibrate
-    needed += ["test"] * args.do_eval
-    if missing := [split for split in needed if split not in dataset]:
+    needed = {"train": args.do_train or calibrates, "validation": calibrates, "test": args.do_eval}
+    if missing := [split for split, is_needed in needed.items() if is_needed and split not in dataset]:
         raise UserError(
             f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
         )
-    if data_args.train_on:
-        dataset = only_of(dataset, data_args.train_on)
-    names = dataset[needed[0]].features["label"].names
-    source = base_weights(model_args, data_args)
-    model = load_model(model_args, source, names, args.do_train)
-    is_rival = not isinstance(model, WBCForImageClassification)
-    image_processor = load_image_processor(
-        source, model.config.image_size, data_args.find_cell, normalization_of(model) if is_rival else None
-    )
+    return only_of(dataset, data_args.train_on) if data_args.train_on else dataset
+
+
+def imagenet_weights_of(architecture: str | None) -> str:
+    """Return the Hub id of an architecture's ImageNet weights."""
+    return BASELINES[architecture].weights if architecture in BASELINES else IMAGENET_WEIGHTS
+
+
+def load_network(args: NetworkArguments, source: str | None, names: Sequence[str], do_train: bool) -> PreTrainedModel:
+    """Load the paper's network, or the baseline that `--architecture` or the weights name.
+
+    Args:
+        args: The architecture and its settings.
+        source: The weights, by folder or id; None for random ones.
+        names: The classes of the dataset.
+        do_train: Whether the model is trained, so that a new classifier is allowed.
+
+    Raises:
+        UserError: The weights cannot be loaded, or do not match the architecture or the classes.
+    """
+    if source is None and not do_train:
+        raise UserError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+    with loading_weights(source):
+        held = None if source is None else baseline_of(source)
+        architecture = args.architecture or held or PAPER_NETWORK
+        if architecture in BASELINES:
+            if others := sorted(config_overrides(args).keys() - {"image_size"}):
+                raise UserError(f"--{others[0]} belongs to {PAPER_NETWORK}; leave it out for {architecture}.")
+            return load_baseline(architecture, source, names, args.image_size, do_train)
+        if held is not None:
+            raise UserError(f"{source} holds {held}, which --architecture {PAPER_NETWORK} does not start from.")
+        return load_model(args, source, names, do_train)
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    image_processor: WBCImageProcessor,
+    dataset: DatasetDict,
+    images: Callable[..., CellImages],
+    names: Sequence[str],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: WBCTrainingArguments,
+) -> WBCTrainer:
+    """Build the Trainer, and set the defaults of `args` that depend on the dataset and the image processor.
+
+    Args:
+        model: The model to train or evaluate.
+        image_processor: Saved with the model.
+        dataset: Trains on its split `train`, validates on `validation`.
+        images: Makes the model's input out of a split.
+        names: The class names, in the order of the model's class ids.
+        model_args: The memory format.
+        data_args: Augmentation and sampling.
+        args: All other arguments.
+    """
     if image_processor.do_find_cell and args.dataloader_num_workers == 0:
-        # So that the network does not wait for windows to be found.
+        # Worker processes detect the cells while the network computes.
         args.dataloader_num_workers = max(1, min(8, joblib.cpu_count() // args.world_size - 1))
-    memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
-    model = model.to(memory_format=memory_format)
-    # The model's order of the classes counts, which need not be the dataset's.
-    label_ids = [model.config.label2id[name] for name in names]
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-
-    def images(split: str, augment: str = "none", **options) -> CellImages:
-        return CellImages(dataset[split], image_processor, label_ids, AUGMENTATIONS[augment], args.seed, **options)
-
-    metric = WBCMetric(keep_in_memory=True)
     if "validation" in dataset and args.do_train and args.do_eval and args.eval_strategy == IntervalStrategy.NO:
         args.eval_strategy = IntervalStrategy.EPOCH
+    memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
+    metric = WBCMetric(keep_in_memory=True)
     sgd = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
-    trainer = WBCTrainer(
-        model=model,
+    return WBCTrainer(
+        model=model.to(memory_format=memory_format),
         args=args,
-        train_dataset=(images("train", data_args.augment) if args.do_train else None),
-        eval_dataset=images("validation") if "validation" in dataset else None,
+        train_dataset=images(dataset["train"], augment=AUGMENTATIONS[data_args.augment]) if args.do_train else None,
+        eval_dataset=images(dataset["validation"]) if "validation" in dataset else None,
         processing_class=image_processor,
         compute_metrics=lambda output: metric.compute(
             predictions=logits_of(output.predictions).argmax(-1), references=output.label_ids, label_names=names
@@ -103,47 +220,19 @@ def main(arguments: list[str] | None = None) -> None:
         balanced=data_args.balanced,
     )
 
-    if args.do_train:
-        trainer.add_callback(AugmentationEpoch(trainer.train_dataset))
-        metrics = trainer.train(resume_from_checkpoint=resume).metrics
-        calibration = "none"
-        if trainer.eval_dataset is not None:
-            calibration = calibrate(trainer, images("train", stain=ANY_LAB))
-        with trainer.saving(Path(args.output_dir)):
-            trainer.save_model(_internal_call=True)  # pushed below, with its card
-            trainer.save_state()
-            if trainer.is_world_process_zero():
-                metrics |= describe_training(trainer, model_args, data_args, calibration, metrics["train_runtime"])
-                write_json(Path(args.output_dir, "train_results.json"), metrics)
-    elif model_args.calibrate:
-        calibration = calibrate(trainer, images("train", stain=ANY_LAB))
-        with trainer.saving(Path(args.output_dir)):
-            trainer.save_model(_internal_call=True)
-            trained = Path(args.output_dir, "train_results.json")
-            if trainer.is_world_process_zero() and trained.is_file():
-                metrics = json.loads(trained.read_text())
-                metrics["recipe"]["Calibration"] = calibration
-                write_json(trained, metrics)
-    if args.do_eval:
-        has_fields = "train" in dataset and "field" in dataset["train"].column_names
-        seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
-        for split in ("validation", "test_photographs", "test_simple", "test"):
-            if split in dataset:
-                # In validation, training has found the cells already.
-                split_images = trainer.eval_dataset if split == "validation" else images(split)
-                results = evaluate_split(trainer, split_images, names, split, seen_fields)
-        if trainer.is_world_process_zero():
-            write_report(
-                args.output_dir,
-                dataset,
-                data_args.dataset_name,
-                results,
-                names,
-                rival=describe_baseline(model) if is_rival else None,
-                model_id=trainer.hub_model_id,
-            )
-    if args.push_to_hub:
-        trainer.push_to_hub()
+
+def evaluate(
+    trainer: WBCTrainer, dataset: DatasetDict, images: Callable[..., CellImages], names: Sequence[str]
+) -> dict:
+    """Evaluate the model on every split for evaluation, and return the results of the test split."""
+    has_fields = "train" in dataset and "field" in dataset["train"].column_names
+    seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
+    for split in EVALUATED_SPLITS:
+        if split in dataset:
+            # The validation images of training have their cells detected already.
+            split_images = trainer.eval_dataset if split == "validation" else images(dataset[split])
+            results = evaluate_split(trainer, split_images, names, split, seen_fields)
+    return results
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from datasets import DatasetDict
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
@@ -172,17 +173,25 @@ def _hub_id(name: str) -> str | None:
 
 def write_report(
     output_dir: str,
-    dataset,
+    dataset: DatasetDict,
     dataset_name: str | None,
     results: dict,
     names: list[str],
-    rival: str | None,
+    baseline: str | None,
     model_id: str | None,
 ) -> None:
-    """Plots and model card in the output folder, of its weights' training and the evaluation just made.
+    """Draw the plots and write the model card of a model that was trained and evaluated in a folder.
 
-    `rival` says what network it is, if it is not the paper's; `model_id` is the id that the model has on the Hub, if
-    it is pushed there.
+    A folder without `train_results.json` gets the confusion matrix alone.
+
+    Args:
+        output_dir: The output folder of `train.py`.
+        dataset: The data set of the evaluation, with a split `test`.
+        dataset_name: Its folder or id; None for drawn cells.
+        results: Those of the split `test`, as `hub.evaluation.subsets.evaluate_logits` gives them.
+        names: The class names, in the order of the model's class ids.
+        baseline: The network in words, if it is a baseline and not the paper's.
+        model_id: The model's id on the Hub, if it is pushed there.
     """
     folder = Path(output_dir)
     bccd = class_counts(dataset["test"]) == BCCD_PUBLISHED["test"]
@@ -192,9 +201,10 @@ def write_report(
     if not trained.is_file():
         logger.info(f"no model card: {folder} does not hold a model that was trained there")
         return
-    training = json.loads(trained.read_text())
-    state = json.loads((folder / "trainer_state.json").read_text())
-    plot_learning_curves(state["log_history"], folder / "learning_curves.png")
+    training = json.loads(trained.read_text(encoding="utf-8"))
+    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    if any("loss" in entry or "eval_accuracy" in entry for entry in history):  # else shorter than --logging_steps
+        plot_learning_curves(history, folder / "learning_curves.png")
     write_card(
         folder,
         results=results,
@@ -206,6 +216,6 @@ def write_report(
         recipe=training["recipe"],
         synthetic=dataset_name is None,
         bccd=bccd,
-        rival=rival,
+        rival=baseline,
         model_id=model_id,
     )

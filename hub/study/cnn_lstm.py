@@ -32,23 +32,23 @@ class CnnLstmConfig(PreTrainedConfig):
 
 
 class CnnLstmForImageClassification(PreTrainedModel):
-    r"""A convolutional network whose last feature map an LSTM reads as a sequence.
+    r"""A convolutional network with an LSTM that reads its last feature map as a sequence.
 
     After Liang, Hong, Xie & Zheng, "Combining Convolutional Neural Network With Recursive Neural Network for Blood
     Cell Image Classification", IEEE Access 6, 2018, doi 10.1109/access.2018.2846685.
 
-    With the last feature map f of C channels at h x w places, the mean of f over the places p and the LSTM's state s
-    after the last of them,
+    With the last feature map f of C channels at h x w places, its mean over the places and the LSTM's state s after
+    the last place,
 
     $$\mathrm{logits} = W \left((V \bar f + v) \odot s\right) + b$$
 
-    The article merges the two branches by an element-wise product and leaves open what makes them fit together. Here
-    the places are read row by row, from the top left to the bottom right, one layer of LSTM has a state of
-    `config.hidden_size` numbers, and V, a linear layer, brings the pooled feature to that length. All of it is trained
-    at once.
+    The article merges the two branches by an element-wise product and does not say how their lengths are matched. Here
+    the places are read row by row, from the top left to the bottom right, a single LSTM layer has a state of
+    `config.hidden_size` numbers, and the linear layer V projects the pooled feature to that length. All parts are
+    trained together.
 
-    The network is timm's, by way of [`transformers.TimmWrapperModel`], which starts from timm's weights where
-    `trunk` is loaded by `TimmWrapperModel.from_pretrained`. The state dict is `trunk.*`, `lstm.*`, `projection.*` and
+    The network is timm's, wrapped by [`transformers.TimmWrapperModel`]; its ImageNet weights are loaded by
+    `TimmWrapperModel.from_pretrained` into `trunk`. The state dict is `trunk.*`, `lstm.*`, `projection.*` and
     `classifier.*`.
     """
 
@@ -69,7 +69,7 @@ class CnnLstmForImageClassification(PreTrainedModel):
 
     @can_return_tuple
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> ImageClassifierOutput:
-        """Classifies images.
+        """Classify images.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, 3, H, W)`): normalised images.

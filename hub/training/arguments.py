@@ -6,17 +6,17 @@ import torch
 from transformers import TrainingArguments
 
 from hub.files import UserError
-from hub.study.baselines import BASELINES
 from hub.training.augmentation import AUGMENTATIONS
 from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
-PAPERS = "ibn-resnet34"
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
 
 
 @dataclass
 class DataArguments:
+    """The data set, and how its images become the network's input."""
+
     dataset_name: str | None = field(
         default=None,
         metadata={
@@ -31,8 +31,8 @@ class DataArguments:
         default="paper",
         metadata={
             "choices": list(AUGMENTATIONS),
-            "help": "What happens to training images: 'paper' flips and rotates them, any angle; 'strong' also varies "
-            "stain and light.",
+            "help": "Augmentation of the training images: 'paper' flips them and rotates them by any angle; 'strong' "
+            "also varies stain and light.",
         },
     )
     find_cell: bool | None = field(
@@ -40,46 +40,44 @@ class DataArguments:
         metadata={
             "nargs": "?",
             "const": True,
-            "help": "Whether to show the network a window around each image's cell, in training with varied place and "
-            "size, and not the whole field. Default: as the weights were trained, or not.",
+            "help": "Whether to crop each image around its cell, with random shift and zoom in training, instead of "
+            "showing the whole field. Default: as the weights were trained; whole fields for new ones.",
         },
     )
     train_on: str | None = field(
         default=None,
         metadata={
-            "help": "The only data set to train, validate and calibrate on, of those that the column `dataset` names: "
-            "what travels to the others shows in the test split. Default: all."
+            "help": "The data set, by its name in the column `dataset`, to which training, validation and calibration "
+            "are restricted; the test split keeps all, and so measures the transfer to the others. Default: all."
         },
     )
     balanced: bool = field(
         default=False,
         metadata={
-            "help": "Whether to draw the training images evenly over datasets, then classes, then photographs, as far "
-            "as the dataset has these columns; an epoch draws as many as there are, with replacement."
+            "help": "Whether to sample the training images evenly over datasets, then classes, then photographs, as "
+            "far as the dataset has these columns; an epoch draws as many as there are, with replacement."
         },
     )
 
 
 @dataclass
 class ModelArguments:
-    architecture: str | None = field(
-        default=None,
-        metadata={
-            "choices": [PAPERS, *BASELINES],
-            "help": f"The network: the paper's, or one that it is compared with, trained with cross entropy alone; "
-            f"these need timm. Default: that of the weights, or '{PAPERS}'.",
-        },
-    )
+    """The weights to start from, and the settings of the paper's network."""
+
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": f"Where the weights start: a ResNet-34 by id or folder, an output folder of this script, or "
-            f"'none' for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet) or what timm has for the architecture, "
-            "and 'none' for drawn cells."
+            "help": f"The weights to start from: a ResNet-34 of transformers, torchvision or timm by id or folder, an "
+            f"output folder of this script, or 'none' for random ones. Default: {IMAGENET_WEIGHTS} (ImageNet) or "
+            "timm's weights of the architecture, and 'none' for drawn cells."
         },
     )
     norm_layout: str | None = field(
-        default=None, metadata={"choices": list(NORM_LAYOUTS), "help": "Default: that of the weights, or 'ibn'."}
+        default=None,
+        metadata={
+            "choices": list(NORM_LAYOUTS),
+            "help": "Norms of the residual blocks. Default: those of the weights, or 'ibn'.",
+        },
     )
     center_loss_weight: float | None = field(
         default=None, metadata={"help": "lambda of equation 12. Default: that of the weights, or 0.001."}
@@ -98,15 +96,15 @@ class ModelArguments:
     image_size: int | None = field(
         default=None,
         metadata={
-            "help": "Height and width in pixels that fields are squeezed to. Default: the weights', or 224, "
+            "help": "Height and width in pixels of the network's input. Default: that of the weights, or 224, "
             "of Inception and Xception 299."
         },
     )
     calibrate: bool = field(
         default=False,
         metadata={
-            "help": "Whether to fit temperature and limit of novelty of weights that are only evaluated, and to save "
-            "them so in the output folder. After training this is done wherever there is a validation split."
+            "help": "Whether to fit temperature and OOD threshold of weights that are only evaluated, and to save the "
+            "model with them in the output folder. Training always fits them if there is a validation split."
         },
     )
     channels_last: bool = field(
@@ -116,7 +114,11 @@ class ModelArguments:
 
 @dataclass
 class WBCTrainingArguments(TrainingArguments):
-    """TrainingArguments with the paper's recipe as defaults."""
+    """TrainingArguments with the paper's recipe as defaults.
+
+    Raises:
+        UserError: The paper's batch cannot be divided evenly among processes, devices and accumulation steps.
+    """
 
     output_dir: str | None = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
     per_device_train_batch_size: int | None = field(
@@ -131,18 +133,22 @@ class WBCTrainingArguments(TrainingArguments):
     optim: str = field(default="sgd", metadata={"help": "The optimiser, any that Trainer knows."})
     learning_rate: float = field(default=1e-3, metadata={"help": "The (peak) learning rate."})
     momentum: float = field(default=0.9, metadata={"help": "The momentum of SGD."})
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate moves."})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "Where to clip the gradient's norm; 0 does not."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "The schedule of the learning rate."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "The largest norm of the gradient, which is clipped to it; 0 clips nothing."}
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    report_to: str | None = field(default="tensorboard", metadata={"help": "Where to log: 'tensorboard', 'none', ..."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
+    report_to: str | None = field(
+        default="tensorboard", metadata={"help": "The tracker to log to: 'tensorboard', 'none', ..."}
+    )
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: 'epoch', 'steps', ..."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "The number of checkpoints to keep."})
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
             "nargs": "?",
             "const": "last",
-            "help": "Go on from the last checkpoint in the output folder, or from the one named.",
+            "help": "Resume from the last checkpoint in the output folder, or from the one named.",
         },
     )
 
@@ -150,10 +156,10 @@ class WBCTrainingArguments(TrainingArguments):
         given = self.per_device_train_batch_size
         if given is None:
             self.per_device_train_batch_size = PAPER_BATCH_SIZE
-        # Without an accelerator there is no choice, and TrainingArguments refuses bf16 unless it is made.
+        # TrainingArguments refuses bf16 without an accelerator unless the CPU is chosen explicitly.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         super().__post_init__()
-        # The columns of the dataset are not the arguments of the model: CellImages makes these.
+        # CellImages makes the model's arguments out of the dataset's columns, so none may be removed before.
         self.remove_unused_columns = False
         # The Trainer would log the last finite loss in place of a NaN; here a NaN ends the run.
         self.logging_nan_inf_filter = False

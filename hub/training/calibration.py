@@ -1,7 +1,7 @@
 """Temperature scaling and OOD threshold."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,31 +9,32 @@ from scipy.linalg import cholesky
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
+from transformers import PreTrainedModel
 
-from hub.study.baselines import divide_logits
 from hub.training.images import CellImages
 from hub.training.trainer import WBCTrainer
-from modeling_wbc import WBCForImageClassification
 
 logger = logging.getLogger(__name__)
 
-# Of the images of each data set, the share that the limit leaves known.
-KEPT = 0.995
-_LARGEST = 20.0
+# The share of each data set's images that the OOD threshold accepts (in-distribution acceptance).
+ACCEPTANCE = 0.995
+# The OOD score is fitted to as many training images at most.
+MAX_FITTED_IMAGES = 2000
+_MAX_TEMPERATURE = 20.0
 
 
 def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
-    """The temperature T for which softmax(logits / T) is likeliest (Guo et al. 2017, section 4.2).
+    """Fit the temperature T that maximises the likelihood of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
     Args:
         logits: float (N, K), of images that the classifier was not trained on.
         references: N true class ids, integers in [0, K).
 
     Returns:
-        T in [1/20, 20]. Where every answer is right, the likelihood only grows as T falls, and T is near 1/20.
+        T in [1/20, 20]. If every prediction is right, the likelihood grows as T falls, and T is near 1/20.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes do not match.
     """
     logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references)
     if logits.ndim != 2 or references.shape != logits.shape[:1] or not len(references):
@@ -44,7 +45,7 @@ def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
     margins = logits - logits[np.arange(len(references)), references][:, None]
     found = minimize_scalar(
         lambda sharpness: logsumexp(sharpness * margins, axis=1).mean(),
-        bounds=(1 / _LARGEST, _LARGEST),
+        bounds=(1 / _MAX_TEMPERATURE, _MAX_TEMPERATURE),
         method="bounded",
         options={"xatol": 1e-6},
     )
@@ -52,13 +53,13 @@ def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
 
 
 def fit_novelty(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and whitening of `modeling_wbc.SmearNovelty`, by the shrunk covariance of Ledoit & Wolf (2004).
+    """Fit mean and whitening of `modeling_wbc.SmearNovelty` by the shrunk covariance of Ledoit & Wolf (2004).
 
     Args:
-        statistics: float (N, D), those of `SmearNovelty.statistics` for N > 1 training images.
+        statistics: float (N, D), `SmearNovelty.statistics` of N > 1 training images.
 
     Returns:
-        m (D,) and W (D, D), float64, with which |W (s - m)|^2 is the squared Mahalanobis distance divided by D.
+        m (D,) and W (D, D), float64, so that |W (s - m)|^2 is the squared Mahalanobis distance divided by D.
 
     Raises:
         ValueError: The shape is another one.
@@ -67,22 +68,25 @@ def fit_novelty(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if statistics.ndim != 2 or len(statistics) < 2:
         raise ValueError(f"statistics must be (N, D) with N > 1, got {statistics.shape}")
     mean, deviation = statistics.mean(0), statistics.std(0)
-    # A channel that never varies must not be divided by.
+    # A channel that never varies has no deviation to divide by.
     deviation = np.maximum(deviation, max(1e-4 * deviation.max(), np.finfo(np.float32).tiny))
     precision = LedoitWolf().fit((statistics - mean) / deviation).precision_
     return mean, cholesky(precision / len(mean)) / deviation
 
 
-def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None, kept: float = KEPT) -> float:
-    """The least value up to which at least `kept` of each data set's images lie.
+def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None, kept: float = ACCEPTANCE) -> float:
+    """Fit the OOD threshold: the least value that accepts at least the share `kept` of each data set's images.
 
     Args:
-        values: N values, of images that the classifier was not trained on.
-        origins: The name of the data set of each. Default: they are one.
-        kept: The share, in (0, 1].
+        values: N OOD scores of images that the classifier was not trained on.
+        origins: The name of the data set of each image. Default: all are of one.
+        kept: The share to accept, in (0, 1].
+
+    Returns:
+        The threshold, one of `values`; values up to it are accepted.
 
     Raises:
-        ValueError: Lengths differ, or nothing was given.
+        ValueError: Lengths differ, or there are no values.
     """
     values = np.asarray(values, dtype=np.float64)
     origins = np.zeros(len(values)) if origins is None else np.asarray(origins)
@@ -91,41 +95,43 @@ def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None,
     return float(max(np.quantile(values[origins == name], kept, method="inverted_cdf") for name in np.unique(origins)))
 
 
-# So many training images tell what a smear looks like.
-SMEARS_FITTED = 2000
+def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[PreTrainedModel, float], None]) -> str:
+    """Fit the OOD score to training images, and temperature and OOD threshold to the validation split.
 
+    A model without an OOD score (a baseline) gets the temperature alone.
 
-def calibrate(trainer: WBCTrainer, images: CellImages) -> str:
-    """Fits temperature and limit to the validation split, and what tells smears from other images to training images.
+    Args:
+        trainer: Holds the model, which is changed, and the validation split.
+        images: The training split, stain-augmented and otherwise unchanged.
+        divide_logits: Divides the logits of a model without an OOD score by the temperature.
 
-    `images` are those of the training split, stained as any lab could, and otherwise unchanged. A rival has the
-    temperature alone. Returns what was fitted, in words.
+    Returns:
+        The fitted values in words.
     """
     model, validation = trainer.model, trainer.eval_dataset
-    is_rival = not isinstance(model, WBCForImageClassification)
-    if not is_rival:
+    has_ood_score = hasattr(model, "novelty")
+    if has_ood_score:
         model.config.temperature = 1.0
-        fit_smears(trainer, images)
+        fit_ood_score(trainer, images)
     output = trainer.predict(validation, metric_key_prefix="calibration")
     temperature = fit_temperature(logits_of(output.predictions), output.label_ids)
     fitted = f"temperature {temperature:.3f}"
-    if is_rival:
-        divide_logits(model, temperature)
-    else:
+    if has_ood_score:
         model.config.temperature = temperature
         model.config.max_novelty = fit_threshold(output.predictions[2], validation.origins)
-        fitted += f", known up to a novelty of {model.config.max_novelty:.2f}"
+        fitted += f", OOD threshold {model.config.max_novelty:.2f}"
+    else:
+        divide_logits(model, temperature)
     logger.info(f"fitted to {len(validation)} images of validation: {fitted}")
-    return f"{fitted}, by validation"
+    return f"{fitted}, fitted to the validation split"
 
 
-def fit_smears(trainer: WBCTrainer, images: CellImages) -> None:
-    """Fits [`SmearNovelty`] to the images, or to `SMEARS_FITTED` of them."""
+def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
+    """Fit the model's `SmearNovelty` to the images, or to a sample of `MAX_FITTED_IMAGES` of them."""
     model = trainer.model.eval()
+    sample = torch.utils.data.Subset(images, sample_evenly(images.origins, MAX_FITTED_IMAGES, images.seed))
     statistics = []
-    for batch in trainer.get_eval_dataloader(
-        torch.utils.data.Subset(images, evenly_drawn(images.origins, SMEARS_FITTED, images.seed))
-    ):
+    for batch in trainer.get_eval_dataloader(sample):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             stage = model.resnet.encoder.stages[0](model.resnet.embedder(pixel_values))
@@ -135,13 +141,13 @@ def fit_smears(trainer: WBCTrainer, images: CellImages) -> None:
     model.novelty.whitening.copy_(torch.from_numpy(whitening))
 
 
-def logits_of(predictions) -> np.ndarray:
-    """The logits among what the Trainer predicts: of a rival that is all there is."""
+def logits_of(predictions: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    """Return the logits (N, K) among the Trainer's predictions: a baseline predicts nothing else."""
     return predictions[0] if isinstance(predictions, tuple) else predictions
 
 
-def evenly_drawn(origins: list[str], count: int, seed: int) -> list[int]:
-    """Rows, at most about `count`, drawn without replacement and in equal numbers from each of the `origins`."""
+def sample_evenly(origins: Sequence[str], count: int, seed: int) -> list[int]:
+    """Return at most about `count` rows, drawn without replacement and in equal numbers from each of the `origins`."""
     names = list(dict.fromkeys(origins))
     generator, origins = np.random.default_rng(seed), np.array(origins)
     drawn = [generator.permutation(np.flatnonzero(origins == name))[: -(-count // len(names))] for name in names]

@@ -1,8 +1,9 @@
-"""Figures, plots and card of a training run."""
+"""Files of a training run: results, predictions, the saved model and the record of its training."""
 
-import logging
+import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,29 +13,40 @@ from hub.evaluation.compare import write_predictions
 from hub.evaluation.format import table_1, text_table
 from hub.evaluation.subsets import KNOWN_COLUMNS, evaluate_logits, parts_rows
 from hub.files import write_json
-from hub.study.baselines import describe_baseline
+from hub.training.arguments import DataArguments
 from hub.training.calibration import logits_of
 from hub.training.images import CellImages
 from hub.training.trainer import WBCTrainer
-from hub.training.weights import base_weights
-from modeling_wbc import WBCForImageClassification
 
-logger = logging.getLogger(__name__)
+TRAINING_NAME = "train_results.json"
 
 
-def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], split: str, seen_fields: set) -> dict:
-    """Figures of one split, also written to `<split>_results.json`, and its predictions, `<split>_predictions.csv`."""
+def evaluate_split(
+    trainer: WBCTrainer, images: CellImages, names: Sequence[str], split: str, seen_fields: set[str]
+) -> dict:
+    """Evaluate the model on a split; write `<split>_results.json` and `<split>_predictions.csv`, and print a table.
+
+    Args:
+        trainer: Holds the model; the files are written to its output folder.
+        images: The split.
+        names: The class names, in the order of the model's class ids.
+        split: The name of the split.
+        seen_fields: The fields, by the column `field`, of which the training split has images.
+
+    Returns:
+        The results, as `hub.evaluation.subsets.evaluate_logits` gives them, and the Trainer's figures.
+    """
     output = trainer.predict(images, metric_key_prefix=split)
     logits = logits_of(output.predictions)
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    known, scores = None, {}
-    if isinstance(trainer.model, WBCForImageClassification):
+    accepted, scores = None, {}
+    if isinstance(output.predictions, tuple):
         _, distance, novelty = output.predictions
         scores = {"distance": map("{:.4f}".format, distance), "novelty": map("{:.4f}".format, novelty)}
-        if (limit := trainer.model.config.max_novelty) is not None:
-            known = novelty <= limit
-    results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, known)
+        if (threshold := trainer.model.config.max_novelty) is not None:
+            accepted = novelty <= threshold
+    results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, accepted)
     if trainer.is_world_process_zero():
         folder = Path(trainer.args.output_dir)
         write_json(folder / f"{split}_results.json", results)
@@ -45,31 +57,73 @@ def evaluate_split(trainer: WBCTrainer, images: CellImages, names: list[str], sp
     return results
 
 
-def describe_training(trainer: WBCTrainer, model_args, data_args, calibration: str, runtime: float) -> dict:
-    """What the model card tells of a training run, as `train_results.json` keeps it."""
-    args, config, processor = trainer.args, trainer.model.config, trainer.processing_class
+def save_training(trainer: WBCTrainer, description: dict) -> None:
+    """Save the trained model, the Trainer's state and, as `train_results.json`, what `describe_training` returned.
+
+    Raises:
+        UserError: The output folder cannot be written.
+    """
+    folder = Path(trainer.args.output_dir)
+    with trainer.saving(folder):
+        trainer.save_model(_internal_call=True)  # Not pushed before its card is written.
+        trainer.save_state()
+        if trainer.is_world_process_zero():
+            write_json(folder / TRAINING_NAME, description)
+
+
+def save_calibration(trainer: WBCTrainer, calibration: str) -> None:
+    """Save a model that was calibrated without training, and record that in the folder's `train_results.json`, if any.
+
+    Raises:
+        UserError: The output folder cannot be written.
+    """
+    path = Path(trainer.args.output_dir, TRAINING_NAME)
+    with trainer.saving(path.parent):
+        trainer.save_model(_internal_call=True)
+        if trainer.is_world_process_zero() and path.is_file():
+            metrics = json.loads(path.read_text(encoding="utf-8"))
+            metrics["recipe"]["Calibration"] = calibration
+            write_json(path, metrics)
+
+
+def describe_training(
+    trainer: WBCTrainer,
+    metrics: dict[str, float],
+    data_args: DataArguments,
+    base_model: str | None,
+    baseline: str | None,
+    calibration: str,
+) -> dict:
+    """Describe a training run for the model card.
+
+    Args:
+        trainer: The trainer, after training.
+        metrics: The figures that `trainer.train` returned.
+        data_args: The data set and the augmentation.
+        base_model: The id or folder of the initial weights; None for random ones.
+        baseline: The network in words, if it is a baseline and not the paper's.
+        calibration: The fitted values in words, see `hub.training.calibration.calibrate`.
+
+    Returns:
+        `metrics`, and `command`, `dataset`, `base_model` and `recipe`, the hyperparameters by their name on the card.
+    """
+    args, processor = trainer.args, trainer.processing_class
     processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
     batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
-    size = f"{config.image_size} x {config.image_size} px"
-    if isinstance(trainer.model, WBCForImageClassification):
-        network = f"ResNet-34, norm layout {config.norm_layout}, {size}"
-        mined = f"mining {config.mining}, margin {config.center_loss_margin}, "
-        kind, terms = ("centre loss", "") if config.mining == "none" else ("hard-mined centre loss", mined)
-        loss = f"cross entropy + {config.center_loss_weight} x {kind} ({terms}alpha {config.center_loss_alpha})"
-    else:
-        network, loss = f"{describe_baseline(trainer.model)}, {size}", "cross entropy"
-    return {
+    network, loss = (baseline, "cross entropy") if baseline else _describe_network(trainer.model.config)
+    size = trainer.model.config.image_size
+    return metrics | {
         "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
         "dataset": data_args.dataset_name,
-        "base_model": base_weights(model_args, data_args),
+        "base_model": base_model,
         "recipe": {
-            "Network": network,
+            "Network": f"{network}, {size} x {size} px",
             "Loss": loss,
             "Images": (
-                f"windows around cells, side {processor.window_size} in units of '{processor.window_unit}', "
-                "in training varied in place and size"
+                f"crops around cells, side {processor.window_size} in units of '{processor.window_unit}', "
+                "with random shift and zoom in training"
                 if processor.do_find_cell
                 else "whole fields"
             ),
@@ -85,7 +139,16 @@ def describe_training(trainer: WBCTrainer, model_args, data_args, calibration: s
             "Calibration": calibration,
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,
-            "Seconds of the last run": round(runtime),
+            "Seconds of the last run": round(metrics["train_runtime"]),
             "Software": f"torch {torch.__version__}, transformers {transformers.__version__}",
         },
     }
+
+
+def _describe_network(config) -> tuple[str, str]:
+    """Return the paper's network and its loss, in words."""
+    kind, terms = "hard-mined centre loss", f"mining {config.mining}, margin {config.center_loss_margin}, "
+    if config.mining == "none":
+        kind, terms = "centre loss", ""
+    loss = f"cross entropy + {config.center_loss_weight} x {kind} ({terms}alpha {config.center_loss_alpha})"
+    return f"ResNet-34, norm layout {config.norm_layout}", loss

@@ -1,41 +1,49 @@
 """Sampling of training images evenly over labs, types and photographs."""
 
-import math
 import random
-from collections import defaultdict
 from collections.abc import Iterator
 
+import numpy as np
+import pandas as pd
 import torch
+from datasets import Dataset
 
 from hub.training.images import CellImages
 
 
-class BalancedSampler(torch.utils.data.Sampler):
-    """Draws rows with replacement: a dataset, a class of it, a photograph of that and a file of that, each evenly.
+class BalancedSampler(torch.utils.data.WeightedRandomSampler):
+    """Draw as many rows as there are, with replacement, evenly over labs, then types, then photographs.
 
-    What a row lacks (`dataset`, `photograph`) is passed over. The rows drawn are a function of seed and epoch.
+    The rows drawn depend on the seed and the epoch of `images` alone: every process of a distributed run draws the
+    same ones, of which accelerate gives each process its own batches, and a resumed run draws them again. (torch's
+    own sampler would go on from the state of its generator, which a resumed run does not have.)
+
+    Args:
+        images: The training images.
     """
 
     def __init__(self, images: CellImages):
+        super().__init__(balanced_weights(images.dataset), len(images), generator=torch.Generator())
         self.images = images
-        rows = images.dataset
-        columns = [rows[name][:] for name in ("dataset", "label", "photograph") if name in rows.column_names]
-        # From the dataset down to the row; an unknown photograph is one of its own.
-        paths = [
-            (*(("row", row) if value is None else value for value in values), row)
-            for row, values in enumerate(zip(*columns, strict=True))
-        ]
-        choices: dict[tuple, set] = defaultdict(set)
-        for path in paths:
-            for depth, choice in enumerate(path):
-                choices[path[:depth]].add(choice)
-        shares = [math.prod(1 / len(choices[path[:depth]]) for depth in range(len(path))) for path in paths]
-        self.weights = torch.tensor(shares, dtype=torch.float64)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator()
-        generator.manual_seed(random.Random(f"{self.images.seed} {self.images.epoch}").getrandbits(63))
-        yield from torch.multinomial(self.weights, len(self), replacement=True, generator=generator).tolist()
+        self.generator.manual_seed(random.Random(f"{self.images.seed} {self.images.epoch}").getrandbits(63))
+        yield from super().__iter__()
+
+
+def balanced_weights(dataset: Dataset) -> np.ndarray:
+    """Return the probability (N,) float64 of each row when each level is drawn uniformly within the one above.
+
+    The levels are the columns `dataset`, `label` and `photograph`, as far as they exist, and the row. A row without a
+    value counts as a value of its own.
+    """
+    levels = [name for name in ("dataset", "label", "photograph") if name in dataset.column_names]
+    rows = np.arange(len(dataset))
+    table = pd.DataFrame({"row": rows})
+    for level in levels:
+        codes, _ = pd.factorize(pd.Series(dataset[level][:]))
+        table[level] = np.where(codes < 0, len(rows) + rows, codes)
+    weights = np.full(len(rows), 1 / table[levels[0]].nunique())
+    for depth, level in enumerate([*levels[1:], "row"], 1):
+        weights *= 1 / table.groupby(levels[:depth])[level].transform("nunique").to_numpy()
+    return weights

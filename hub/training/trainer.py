@@ -1,4 +1,4 @@
-"""The Trainer: losses logged in parts, no NaN, no half checkpoint, exact resume."""
+"""Trainer with the parts of the loss in its log, a stop at a NaN, complete checkpoints and exact resume."""
 
 import logging
 import shutil
@@ -21,25 +21,35 @@ logger = logging.getLogger(__name__)
 
 
 class AugmentationEpoch(TrainerCallback):
-    """Tells the training images which epoch it is: accelerate tells the sampler only."""
+    """Set the epoch of the training images: accelerate sets it of samplers only."""
 
     def __init__(self, dataset: CellImages):
         self.dataset = dataset
 
     def on_epoch_begin(self, args, state, control, **kwargs):
+        """Set the epoch, counted from 0."""
         self.dataset.set_epoch(int(state.epoch))
 
 
 class WBCTrainer(Trainer):
-    """Trainer that logs the parts of the loss, stops at a NaN and never leaves half a checkpoint."""
+    """Trainer that logs the parts of the loss, stops at a NaN and never leaves half a checkpoint.
+
+    Args:
+        *args: Those of `Trainer`.
+        memory_format: Of the images, `torch.contiguous_format` or `torch.channels_last`.
+        balanced: Whether to draw the training images by `BalancedSampler`.
+        **kwargs: Those of `Trainer`; `train_dataset` and `eval_dataset` are `CellImages`.
+    """
 
     def __init__(self, *args, memory_format=torch.contiguous_format, balanced: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
         self.memory_format = memory_format
         self.balanced = balanced
-        # Sums over the steps since the last line of log, of which the Trainer itself logs the loss alone.
+        # Sums over the steps since the last line of the log; the Trainer itself logs the loss alone.
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        if self.train_dataset is not None:
+            self.add_callback(AugmentationEpoch(self.train_dataset))
 
     def _get_train_sampler(self, train_dataset=None):
         if self.balanced:
@@ -47,42 +57,58 @@ class WBCTrainer(Trainer):
         return super()._get_train_sampler(train_dataset)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the model's loss, and in training add the parts of it to those to be logged.
+
+        With label smoothing, the cross entropy in it is the smoothed one.
+
+        Raises:
+            UserError: The loss in training is not finite.
+        """
         inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self.memory_format)
         outputs = model(**inputs)
         loss = outputs["loss"]
         if model.training:
-            labels = inputs["labels"]
-            # Of the paper's loss, what the rivals do not have.
-            center_loss = outputs.get("center_loss")
-            weight = 0.0 if center_loss is None else self.model.config.center_loss_weight
             if self.args.label_smoothing_factor:
-                loss = F.cross_entropy(
-                    outputs["logits"].float(), labels, label_smoothing=self.args.label_smoothing_factor
-                )
-                if center_loss is not None:
-                    loss = loss + weight * center_loss
-            if not torch.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss.item()} at step {self.state.global_step + 1}. Lower --learning_rate (now "
-                    f"{self.args.learning_rate}) or --center_loss_weight (now {weight}), or clip with "
-                    f"--max_grad_norm 1, and start again{self._or_resume()}"
-                )
-            logged = {"accuracy": (outputs["logits"].argmax(-1) == labels).float().mean()}
-            if center_loss is not None:
-                logged["cross_entropy"], logged["center_loss"] = outputs["cross_entropy"], center_loss
-                logged["active_fraction"] = self.model.center_loss.active_fraction
-            for name, value in logged.items():
-                self.sums[name] = self.sums.get(name, 0) + value.detach()
-            self.steps += 1
+                loss = self._smoothed_loss(outputs, inputs["labels"])
+            self._check_finite(loss)
+            self._add_to_log(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
+    def _smoothed_loss(self, outputs, labels: Tensor) -> Tensor:
+        """Return the loss with label smoothing in its cross entropy."""
+        smoothing = self.args.label_smoothing_factor
+        loss = F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing)
+        if outputs.get("center_loss") is not None:  # baselines have none
+            loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
+        return loss
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            weight = getattr(self.model.config, "center_loss_weight", None)
+            or_weight = "" if weight is None else f" or --center_loss_weight (now {weight})"
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}. Lower --learning_rate (now "
+                f"{self.args.learning_rate}){or_weight}, or clip with --max_grad_norm 1, and start again"
+                f"{self._or_resume()}"
+            )
+
+    def _add_to_log(self, outputs, labels: Tensor) -> None:
+        logged = {"accuracy": (outputs["logits"].argmax(-1) == labels).float().mean()}
+        if outputs.get("center_loss") is not None:
+            logged["cross_entropy"], logged["center_loss"] = outputs["cross_entropy"], outputs["center_loss"]
+            logged["active_fraction"] = self.model.center_loss.active_fraction
+        for name, value in logged.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.steps += 1
+
     def log(self, logs, start_time=None):
+        """Log the means of the parts of the loss beside the loss itself."""
         if "loss" in logs and self.steps:
             means = self.accelerator.reduce(torch.stack([*self.sums.values()]) / self.steps, "mean").tolist()
             logs |= {name: round(value, 4) for name, value in zip(self.sums, means, strict=True)}
             self.sums.clear()
             self.steps = 0
-        # A confusion matrix is for the results file, not for a curve.
+        # A list, the confusion matrix, belongs in the results file; trackers draw curves of numbers.
         super().log({name: value for name, value in logs.items() if not isinstance(value, list)}, start_time)
 
     def _save_checkpoint(self, model, trial):
@@ -98,29 +124,38 @@ class WBCTrainer(Trainer):
     def _save(self, output_dir=None, state_dict=None):
         folder = Path(output_dir or self.args.output_dir)
         if folder == Path(self.args.output_dir):
-            # What is being uploaded from there must not change under way.
+            # Files must not change while they are uploaded.
             self._finish_current_push()
         super()._save(output_dir, state_dict)
-        # A pickle, which nothing here reads and nobody should have to trust.
+        # A pickle, which nothing here reads and no user should have to trust.
         (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def init_hf_repo(self, token=None, private=None):
-        with self._pushing("the repository of --push_to_hub cannot be had"):
+        """Create the repository to push to, if it does not exist.
+
+        Raises:
+            UserError: The Hub or the network refuses.
+        """
+        with self._pushing("the repository of --push_to_hub could not be created or reached"):
             super().init_hf_repo(token, private)
         if self.is_world_process_zero():
-            # Transformers puts that pickle there again before it pushes a checkpoint; the Hub leaves out what is
-            # ignored.
+            # Transformers writes the pickle again before it pushes a checkpoint; uploads skip ignored files.
             folder = Path(self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / ".gitignore").write_text(f"{TRAINING_ARGS_NAME}\n", encoding="utf-8")
 
     def push_to_hub(self, *args, **kwargs):
+        """Push the output folder to the Hub.
+
+        Raises:
+            UserError: The Hub or the network refuses.
+        """
         with self._pushing(f"the model is saved in {self.args.output_dir}, but the push broke off"):
             return super().push_to_hub(*args, **kwargs)
 
     @contextmanager
     def _pushing(self, what: str):
-        """Turns what the Hub or the network refuses into an error that says what to do."""
+        """Turn errors of the Hub or the network into a `UserError` that names the remedy."""
         try:
             yield
         except HUB_ERRORS as error:
@@ -130,16 +165,16 @@ class WBCTrainer(Trainer):
             ) from error
 
     def create_model_card(self, *args, **kwargs):
-        # `write_report` writes a better one, which the last push must not write over.
+        """Write the Trainer's model card unless there is the one of `hub.publish.model_card.write_report`."""
         if not Path(self.args.output_dir, "README.md").is_file():
             super().create_model_card(*args, **kwargs)
 
     @contextmanager
     def saving(self, folder: Path):
-        """Turns a failure to write `folder` into an error that says what to do, and leaves no half of a checkpoint."""
+        """Turn a failure to write `folder` into a `UserError` that names the remedy, and remove half a checkpoint."""
         try:
             yield
-        except Exception as error:  # of many kinds: OSError, safetensors' and torch.save's own
+        except Exception as error:  # OSError, SafetensorError, torch.save's RuntimeError and others
             if folder.name.startswith(PREFIX_CHECKPOINT_DIR):
                 shutil.rmtree(folder, ignore_errors=True)
             free = shutil.disk_usage(self.args.output_dir).free / 2**20
@@ -154,19 +189,26 @@ class WBCTrainer(Trainer):
 
 
 def last_checkpoint(output_dir: str) -> Path | None:
-    """The newest complete checkpoint in a folder: a run killed while it saves leaves one without the state."""
+    """Return the newest complete checkpoint in a folder, or None.
+
+    A run that is killed while it saves leaves a checkpoint without the Trainer's state.
+    """
     checkpoints = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")
     return max((path.parent for path in checkpoints), key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
 def checkpoint_to_resume(args: WBCTrainingArguments) -> str | None:
-    """The checkpoint that --resume_from_checkpoint means, or None to start from the beginning."""
+    """Return the checkpoint that --resume_from_checkpoint names, or None to start from the beginning.
+
+    Raises:
+        UserError: It is no checkpoint, or the output folder holds checkpoints and the argument is missing.
+    """
     last = last_checkpoint(args.output_dir)
     if args.resume_from_checkpoint is None:
         if last is not None:
             raise UserError(
-                f"{args.output_dir} holds {last.name} of an earlier run. Go on from it with --resume_from_checkpoint, "
-                "or name another --output_dir."
+                f"{args.output_dir} holds {last.name} of an earlier run. Resume from it with "
+                "--resume_from_checkpoint, or name another --output_dir."
             )
         return None
     if args.resume_from_checkpoint.lower() in ("last", "true"):

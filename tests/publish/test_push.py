@@ -387,7 +387,7 @@ def test_training_starts_from_the_hub_and_goes_back_to_it(hub, published, tmp_pa
 
     told = launch("--hub_model_id", "somebody-else/fine-tuned")
     assert told.returncode == 1
-    assert "cannot be had" in told.stderr
+    assert "could not be created or reached" in told.stderr
     assert "--hub_model_id NAME/NAME" in told.stderr
     assert not list(output.glob("checkpoint-*"))  # before any work
 

@@ -1,4 +1,4 @@
-"""The rivals of the paper's Table 2: what they compute, and that they train, save and load like the main model."""
+"""The baselines of the paper's Table 2: their forward pass, and training, saving and loading as of the main model."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def imagenet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("timm")
     torch.manual_seed(1)
     save_for_hf(timm.create_model("resnet50"), folder, safe_serialization=True)
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     del config["model_args"]  # which those on the Hub, saved by earlier versions, do not have
     (folder / "config.json").write_text(json.dumps(config))
     return str(folder)
@@ -105,28 +105,35 @@ def test_starts_from_timms_weights(imagenet, name):
     assert normalization["image_mean"] == pytest.approx([0.485, 0.456, 0.406])
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet50-lstm"])
-def test_loads_in_a_folder_without_this_repository(name, tmp_path):
-    model = load_baseline(name, None, NAMES, 64, do_train=True).eval()
-    model.save_pretrained(tmp_path / "model")
+def test_loads_in_a_folder_without_this_repository(tmp_path):
     torch.manual_seed(0)
     pixel_values = torch.randn(1, 3, 64, 64)
+    expected = {}
+    for name in ("resnet50", "resnet50-lstm"):
+        model = load_baseline(name, None, NAMES, 64, do_train=True).eval()
+        model.save_pretrained(tmp_path / name)
+        assert baseline_of(str(tmp_path / name)) == name
+        with torch.no_grad():
+            expected[name] = model(pixel_values=pixel_values).logits
     script = (
         "import json, torch\n"
         "from transformers import AutoModelForImageClassification\n"
-        "model = AutoModelForImageClassification.from_pretrained('model', trust_remote_code=True).eval()\n"
         "torch.manual_seed(0)\n"
-        "with torch.no_grad():\n"
-        "    logits = model(pixel_values=torch.randn(1, 3, 64, 64)).logits\n"
-        "print(json.dumps([logits.tolist(), list(model.config.id2label.values())]))\n"
+        "pixel_values = torch.randn(1, 3, 64, 64)\n"
+        "for name in ('resnet50', 'resnet50-lstm'):\n"
+        "    model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=True).eval()\n"
+        "    with torch.no_grad():\n"
+        "        logits = model(pixel_values=pixel_values).logits\n"
+        "    print(json.dumps([name, logits.tolist(), list(model.config.id2label.values())]))\n"
     )
-    told = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    logits, names = json.loads(told.stdout.splitlines()[-1])
-    with torch.no_grad():
-        np.testing.assert_allclose(logits, model(pixel_values=pixel_values).logits, atol=1e-5)
-    assert names == NAMES
-    assert baseline_of(str(tmp_path / "model")) == name
+    process = subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    lines = process.stdout.splitlines()[-2:]
+    for line, (name, outputs) in zip(lines, expected.items(), strict=True):
+        printed_name, logits, names = json.loads(line)
+        assert printed_name == name
+        np.testing.assert_allclose(logits, outputs, atol=1e-5)
+        assert names == NAMES
 
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet50-lstm"])
@@ -167,11 +174,11 @@ def arguments(data, output, *more):
     ]
 
 
-def test_a_rival_is_trained_calibrated_saved_evaluated_and_resumed(data, tmp_path):
+def test_a_baseline_is_trained_calibrated_saved_evaluated_and_resumed(data, tmp_path):
     output = tmp_path / "run"
     train.main(arguments(data, output, "--architecture", "resnet50-lstm", "--model_name_or_path", "none"))
-    results = json.loads((output / "test_results.json").read_text())
-    training = json.loads((output / "train_results.json").read_text())
+    results = json.loads((output / "test_results.json").read_text(encoding="utf-8"))
+    training = json.loads((output / "train_results.json").read_text(encoding="utf-8"))
     assert training["recipe"]["Network"] == "timm's resnet50 and an LSTM of 512, 64 x 64 px"
     assert training["recipe"]["Loss"] == "cross entropy"
     assert training["recipe"]["Calibration"].startswith("temperature ")
@@ -179,11 +186,11 @@ def test_a_rival_is_trained_calibrated_saved_evaluated_and_resumed(data, tmp_pat
     assert "timm's resnet50 and an LSTM of 512" in card.text
     assert "analyze(" not in card.text
     assert "ibn-net" not in card.data.tags
-    state = json.loads((output / "trainer_state.json").read_text())
+    state = json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))
     assert [entry["accuracy"] for entry in state["log_history"] if "loss" in entry]
 
     train.main(arguments(data, tmp_path / "again", "--do_eval", "--model_name_or_path", str(output)))
-    again = json.loads((tmp_path / "again" / "test_results.json").read_text())
+    again = json.loads((tmp_path / "again" / "test_results.json").read_text(encoding="utf-8"))
     assert again["confusion_matrix"] == results["confusion_matrix"]
     assert again["expected_calibration_error"] == pytest.approx(results["expected_calibration_error"], abs=1e-4)
     train.main(
@@ -194,31 +201,31 @@ def test_a_rival_is_trained_calibrated_saved_evaluated_and_resumed(data, tmp_pat
             "none",
         ]
     )
-    assert json.loads((output / "trainer_state.json").read_text())["epoch"] == 2
+    assert json.loads((output / "trainer_state.json").read_text(encoding="utf-8"))["epoch"] == 2
 
 
 def test_what_does_not_go_together_is_named(data, tmp_path):
     output = tmp_path / "out"
 
-    def told(*more):
+    def refusal(*more):
         with pytest.raises(train.UserError) as error:
             train.main(arguments(data, output, "--do_train", *more))
         return str(error.value)
 
-    assert "--mining belongs to ibn-resnet34; leave it out for resnet50" in told(
+    assert "--mining belongs to ibn-resnet34; leave it out for resnet50" in refusal(
         "--architecture", "resnet50", "--model_name_or_path", "none", "--mining", "class"
     )
     load_baseline("resnet50", None, NAMES, 64, do_train=True).save_pretrained(tmp_path / "resnet50")
     held = str(tmp_path / "resnet50")
-    assert "holds resnet50, which inception_v3 does not start from" in told(
+    assert "holds resnet50, which inception_v3 does not start from" in refusal(
         "--architecture", "inception_v3", "--model_name_or_path", held
     )
-    assert "holds resnet50, which --architecture ibn-resnet34 does not start from" in told(
+    assert "holds resnet50, which --architecture ibn-resnet34 does not start from" in refusal(
         "--architecture", "ibn-resnet34", "--model_name_or_path", held
     )
     tiny = WBCForImageClassification(WBCConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
     tiny.save_pretrained(tmp_path / "wbc")
-    assert "holds another network, which resnet50 does not start from" in told(
+    assert "holds another network, which resnet50 does not start from" in refusal(
         "--architecture", "resnet50", "--model_name_or_path", str(tmp_path / "wbc")
     )
     assert not output.exists()

@@ -1,12 +1,26 @@
-"""Temperature, limit and novelty, against brute force and a simulated classifier."""
+"""Temperature, OOD score and OOD threshold, against brute force, a simulated classifier and whole runs."""
+
+import csv
+import json
+import random
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from runs import arguments
 from scipy.spatial.distance import mahalanobis
 from scipy.special import log_softmax, softmax
+from transformers import AutoImageProcessor
 
+import train
+from hub.data.load import load
 from hub.evaluation.metrics import expected_calibration_error
-from hub.training.calibration import fit_novelty, fit_temperature, fit_threshold
+from hub.training.arguments import ModelArguments
+from hub.training.augmentation import OOD_STAIN_JITTER
+from hub.training.calibration import fit_novelty, fit_temperature, fit_threshold, sample_evenly
+from hub.training.weights import load_model
+from modeling_wbc import SmearNovelty, WBCForImageClassification
 
 
 def answers(temperature, n=4000, classes=5, seed=0):
@@ -19,7 +33,7 @@ def answers(temperature, n=4000, classes=5, seed=0):
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
-def test_finds_by_what_logits_were_multiplied(temperature):
+def test_finds_the_factor_of_the_logits(temperature):
     logits, references = answers(temperature)
     found = fit_temperature(logits, references)
     assert found == pytest.approx(temperature, rel=0.08)
@@ -49,12 +63,12 @@ def test_names_shapes_that_do_not_fit(shape, count):
         fit_temperature(np.zeros(shape), np.zeros(count, dtype=int))
 
 
-def test_each_data_set_keeps_its_share():
+def test_the_threshold_accepts_the_share_of_each_data_set():
     rng = np.random.default_rng(0)
     near, far = rng.gamma(4, 1, 1000), rng.gamma(4, 3, 100)
-    limit = fit_threshold(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 100, kept=0.95)
-    assert (far <= limit).mean() >= 0.95 > (far < limit).mean()
-    assert (near <= limit).mean() == 1
+    threshold = fit_threshold(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 100, kept=0.95)
+    assert (far <= threshold).mean() >= 0.95 > (far < threshold).mean()
+    assert (near <= threshold).mean() == 1
     assert fit_threshold(np.arange(1, 101), kept=0.98) == 98
     assert fit_threshold([3.0], kept=0.5) == 3
     for values, origins in (([], None), ([1.0], ["a", "b"])):
@@ -88,3 +102,78 @@ def test_novelty_of_few_images_and_of_channels_that_never_vary_is_finite():
     for wrong in (np.zeros(5), np.zeros((1, 5))):
         with pytest.raises(ValueError, match=r"\(N, D\) with N > 1"):
             fit_novelty(wrong)
+
+
+def test_a_sample_is_drawn_evenly_from_each_data_set():
+    origins = ["large"] * 50 + ["small"] * 3 + ["middle"] * 20
+    rows = sample_evenly(origins, 24, seed=0)
+    assert len(set(rows)) == len(rows) == 8 + 3 + 8
+    assert {row for row in rows if origins[row] == "small"} == {50, 51, 52}
+    assert sum(origins[row] == "large" for row in rows) == 8
+    assert rows == sample_evenly(origins, 24, seed=0) != sample_evenly(origins, 24, seed=1)
+
+
+def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path):
+    schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1", "--train_on", "bccd")
+    train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
+    config = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))
+    assert config["temperature"] != 1
+    assert config["max_novelty"] > 0
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=1.0).eval()
+    rows = [row for row in load(blood)["validation"] if row["dataset"] == "bccd"]
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
+    with torch.no_grad():
+        output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
+    labels = [row["label"] for row in rows]
+    assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
+    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99.5 % of few are all
+    # The OOD score was fitted on the stain-augmented training images.
+    rows = [row["image"].convert("RGB") for row in load(blood)["train"] if row["dataset"] == "bccd"]
+    stained = []
+    for index, image in enumerate(rows):
+        torch.manual_seed(random.Random(f"42 0 {index}").getrandbits(63))
+        stained.append(Image.fromarray(OOD_STAIN_JITTER(image).permute(1, 2, 0).numpy()))
+    with torch.no_grad():
+        stage = model.resnet(processor(stained, return_tensors="pt")["pixel_values"], output_hidden_states=True)
+    mean, whitening = fit_novelty(SmearNovelty.statistics(stage.hidden_states[1]).numpy())
+    assert model.novelty.mean.numpy() == pytest.approx(mean, rel=1e-3, abs=1e-5)
+    assert model.novelty.whitening.numpy() == pytest.approx(whitening, rel=1e-2, abs=1e-2 * np.abs(whitening).max())
+
+    train_results = json.loads((tmp_path / "one" / "train_results.json").read_text(encoding="utf-8"))
+    assert train_results["recipe"]["Data sets"] == "bccd"
+    assert train_results["dataset"] == blood
+    assert "OOD threshold" in train_results["recipe"]["Calibration"]
+    results = json.loads((tmp_path / "one" / "test_results.json").read_text(encoding="utf-8"))
+    assert {"bccd", "pbc"} <= results["subsets"].keys()
+    assert 0 <= results["kept"] <= 1
+    validation = json.loads((tmp_path / "one" / "validation_results.json").read_text(encoding="utf-8"))
+    assert validation["num_images"] == len(labels)
+    assert validation["kept"] == 1
+
+    # Evaluated alone it gives the same; trained further it starts uncalibrated.
+    train.main(["--do_eval", *arguments(blood, str(tmp_path / "one"), tmp_path / "again")])
+    again = json.loads((tmp_path / "again" / "test_results.json").read_text(encoding="utf-8"))
+    assert all(again[key] == results[key] for key in ("accuracy", "kept", "intervals", "subsets", "confusion_matrix"))
+    with open(tmp_path / "again" / "test_predictions.csv", newline="", encoding="utf-8") as file:
+        known = [float(row["novelty"]) <= config["max_novelty"] for row in csv.DictReader(file)]
+    assert np.mean(known) == pytest.approx(results["kept"])
+    names = load(blood)["train"].features["label"].names
+    further = load_model(ModelArguments(), str(tmp_path / "one"), names, do_train=True)
+    assert (further.config.temperature, further.config.max_novelty) == (1.0, None)
+
+
+def test_weights_that_are_only_evaluated_can_be_calibrated(blood, tiny, tmp_path):
+    """In place, to the temperature and OOD threshold that training itself fits, and the card says so."""
+    schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1")
+    train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
+    expected = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))
+    found = json.loads((tmp_path / "one" / "train_results.json").read_text(encoding="utf-8"))["recipe"]["Calibration"]
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=3.0, max_novelty=None)
+    model.novelty.whitening.zero_()
+    model.save_pretrained(tmp_path / "one")
+    own = arguments(blood, str(tmp_path / "one"), tmp_path / "one", "--do_eval")
+    train.main([*own, "--calibrate"])
+    config = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))
+    for name in ("temperature", "max_novelty"):
+        assert config[name] == pytest.approx(expected[name], rel=1e-3)
+    assert found in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
