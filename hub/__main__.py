@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations, _docs):
+    for add in (_dataset, _model, _space, _predict, _compare, _labs, _mistakes, _detection, _ood, _ablations, _docs):
         add(commands)
     args = parser.parse_args(argv)
     try:
@@ -327,6 +327,40 @@ def _run_compare(args: argparse.Namespace) -> None:
         "and over the runs of each"
     )
     print(text_table(comparison_rows(compared)))
+
+
+def _labs(commands) -> None:
+    labs = commands.add_parser("labs", help="measure a classifier in each lab: accuracy, known, confidently wrong")
+    labs.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    labs.add_argument(
+        "--dataset",
+        metavar="NAME",
+        action="append",
+        required=True,
+        help="images of labs, as for train.py's --dataset_name; repeat it for several",
+    )
+    labs.add_argument(
+        "--split",
+        metavar="NAME",
+        nargs="+",
+        help="the splits to measure, of each lab the first that it has; a+b joins two (default: test validation)",
+    )
+    _add_output(labs)
+    labs.set_defaults(run=_run_labs)
+
+
+def _run_labs(args: argparse.Namespace) -> None:
+    import torch
+
+    from hub.evaluation.format import labs_table, text_table
+    from hub.evaluation.labs import SPLITS, load_labs, measure
+    from hub.inference.predict import load_classifier
+
+    labs = load_labs(args.dataset, args.split or SPLITS)
+    model = load_classifier(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    about = {"model": args.model, "command": f"python -m hub {shlex.join(sys.argv[1:])}"}
+    print(text_table(labs_table(measure(model, labs, args.output, about))))
+    print(f"all figures are in {args.output / 'results.json'}, each image's prediction in predictions.csv there")
 
 
 def _mistakes(commands) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Image, NamedSplit, concatenate_datasets
 from tqdm.auto import tqdm
 
+from hub.data.columns import origins
 from hub.data.load import SPLIT_OF_FOLDER, load
 from hub.data.raw import log_unreadable, subfolders
 from hub.evaluation.intervals import bootstrap_means
@@ -29,15 +30,13 @@ SPLITS = ("test", "validation")
 SURE = 0.9
 # Images that are analysed at once, which bounds the memory.
 _CHUNK = 64
-# The columns of a data set by what they hold: the present name, then those of data sets that were built before.
-_COLUMNS = {"lab": ("lab", "dataset"), "group": ("group", "field", "photograph"), "file_name": ("file_name",)}
 
 
 def load_labs(sources: Sequence[str | os.PathLike], splits: Sequence[str] = SPLITS) -> dict[str, Dataset]:
     """Load the images of each lab, for `measure`.
 
     A lab is a value of the column `lab`. A data set without this column is one lab, named after its folder or by the
-    last part of its id on the Hub. A plain folder that holds class folders and no split folders is measured as a whole.
+    last part of its id on the Hub. A plain folder of class folders, without split folders, is measured as a whole.
 
     Args:
         sources: Data sets, as `hub.data.load.load` takes them.
@@ -93,7 +92,8 @@ def measure(
           threshold; `refused`, the number of the other images;
         - `accuracy` of the likeliest among the lab's types; `balanced_accuracy`, the mean of its recalls; and
           `accuracy_of_all_types`, that of the likeliest among all types of the model;
-        - `confidently_wrong`, the share whose likeliest type of all is wrong and above `SURE`, and whose cell is known;
+        - `confidently_wrong`, the share whose cell is known, but whose likeliest type of all is wrong and more
+          probable than `SURE`;
         - `expected_calibration_error` of the probabilities of all types, over the images with a cell; None if there
           are none;
         - `intervals`, [low, high] by the name of each of the shares, 95 %, see `bootstrap_means`;
@@ -109,11 +109,11 @@ def measure(
     # Selected before the first is analysed, so that a lab without a known type ends the run at its beginning.
     selected = {lab: _known_types(images, lab, names) for lab, images in labs.items()}
     results, tables = {}, []
-    for lab, (images, references, left_out) in selected.items():
+    for lab, (images, class_ids, left_out) in selected.items():
         table, probabilities, unreadable = _analyzed(model, images, lab)
         if table.empty:
             raise UserError(f"no image of the lab {lab} could be read; leave its data set out")
-        references = references[table.index]
+        references = class_ids[table.index]
         figures = _figures(table, probabilities, references, names)
         split = None if images.split is None else str(images.split)
         results[lab] = {"split": split, "left_out": left_out, "unreadable": unreadable, **figures}
@@ -138,7 +138,7 @@ def _is_one_split(path: Path) -> bool:
 def _split_by_lab(dataset: DatasetDict, source: str, splits: Sequence[str]) -> dict[str, Dataset]:
     """The images of each lab in the first of `splits` that has any; see `load_labs`."""
     name = Path(source).name or source
-    labs = {split: [lab or name for lab in _column(part, "lab")] for split, part in dataset.items()}
+    labs = {split: [lab or name for lab in origins(part, "lab")] for split, part in dataset.items()}
     found = {}
     for lab in dict.fromkeys(lab for values in labs.values() for lab in values):
         having = [split for split, values in labs.items() if lab in values]
@@ -155,14 +155,6 @@ def _split_by_lab(dataset: DatasetDict, source: str, splits: Sequence[str]) -> d
         ]
         found[lab] = concatenate_datasets(parts, split=NamedSplit(chosen))
     return found
-
-
-def _column(images: Dataset, what: str) -> list[str | None]:
-    """The lab, group or file name of each image, None where it is unknown."""
-    for name in _COLUMNS[what]:
-        if name in images.column_names:
-            return images[name][:]
-    return [None] * len(images)
 
 
 def _known_types(images: Dataset, lab: str, names: Sequence[str]) -> tuple[Dataset, np.ndarray, dict[str, int]]:
@@ -189,12 +181,13 @@ def _analyzed(model, images: Dataset, lab: str) -> tuple[pd.DataFrame, np.ndarra
         probabilities of its foremost cell, float64 (N, C), NaN without a cell; and the names of the unreadable images.
     """
     encoded = images.select_columns(["image"]).cast_column("image", Image(decode=False))
-    columns = zip(_column(images, "file_name"), _column(images, "group"), strict=True)
+    file_names = images["file_name"][:] if "file_name" in images.column_names else [None] * len(images)
+    columns = zip(file_names, origins(images, "group"), strict=True)
     rows, probabilities, unreadable = {}, [], []
     fields = tqdm(_fields(model, encoded), desc=lab, total=len(images), unit="image", disable=None)
     for row, ((file_name, group), (path, field)) in enumerate(zip(columns, fields, strict=True)):
         name = file_name or (path and "/".join(Path(path).parts[-2:])) or f"row {row}"
-        if not isinstance(field, Field):
+        if isinstance(field, str):  # Not `Field`: weights that bring their own code bring another class of this name.
             unreadable.append((name, field))
             continue
         cell = field.cells[0] if field.cells else None
