@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from hub.data.columns import origins
 from hub.data.load import SPLIT_OF_FOLDER, load
 from hub.data.raw import log_unreadable, subfolders
+from hub.evaluation.format import labs_table, text_table
 from hub.evaluation.intervals import bootstrap_means
 from hub.evaluation.metrics import expected_calibration_error
 from hub.evaluation.plots import plot_labs
@@ -126,6 +127,18 @@ def measure(
             pd.concat(tables).to_csv(folder / "predictions.csv", index=False, lineterminator="\r\n", encoding="utf-8")
             plot_labs(results["labs"], folder / "labs.png")
     return results
+
+
+def describe(results: dict) -> str:
+    """The result of `measure` as text: a table, and the images that are not in it."""
+    lines = [text_table(labs_table(results))]
+    for lab, found in results["labs"].items():
+        if found["left_out"]:
+            counts = ", ".join(f"{count:,} {name}" for name, count in found["left_out"].items())
+            lines.append(f"{lab}: left out, as the model does not know the type: {counts}")
+        if found["unreadable"]:
+            lines.append(f"{lab}: could not be read: {', '.join(found['unreadable'])}")
+    return "\n".join(lines)
 
 
 def _is_one_split(path: Path) -> bool:

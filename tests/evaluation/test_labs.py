@@ -20,7 +20,7 @@ from hub.files import UserError
 from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 TYPES = ["basophil", "eosinophil", "monocyte", "platelet"]
-# What `Reader` makes of an image by the grey level of its first pixel: probabilities of TYPES, and whether it is known.
+# The answer of `Reader` by the grey level of an image's first pixel: probabilities of TYPES, and whether it is known.
 ANSWERS = {
     10: ([0.95, 0.02, 0.02, 0.01], True),
     20: ([0.05, 0.92, 0.02, 0.01], True),
@@ -140,8 +140,7 @@ def test_groups_widen_the_interval():
     levels, groups = [10] * 40 + [20] * 40, [str(number // 10) for number in range(80)]
     both = {"alone": lab(levels, [0] * 80), "grouped": lab(levels, [0] * 80, group=groups)}
     alone, grouped = (
-        np.diff(found["intervals"]["accuracy_of_all_types"])[0]
-        for found in measure(Reader(), both)["labs"].values()
+        np.diff(found["intervals"]["accuracy_of_all_types"])[0] for found in measure(Reader(), both)["labs"].values()
     )
     assert grouped > 2 * alone > 0
 
