@@ -101,6 +101,19 @@ class WBCTrainer(Trainer):
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.steps += 1
 
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """Predict logits and, with a model that has them, distance and novelty.
+
+        Args:
+            test_dataset: `CellImages`.
+            ignore_keys: Outputs to leave out. Default: those of the model's configuration but distance and novelty.
+            metric_key_prefix: The prefix of the metrics' names.
+        """
+        if ignore_keys is None:
+            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", ())
+            ignore_keys = [key for key in ignored if key not in ("distance", "novelty")]
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
     def log(self, logs, start_time=None):
         """Log the means of the parts of the loss beside the loss itself."""
         if "loss" in logs and self.steps:
