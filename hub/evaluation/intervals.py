@@ -125,7 +125,7 @@ def paired_bootstrap(
 
 def bootstrap_means(
     values: Mapping[str, np.ndarray],
-    references: Sequence[int],
+    references: np.ndarray | Sequence[int],
     *,
     groups: Sequence[str | None] | None = None,
     balanced: bool = False,

@@ -243,7 +243,7 @@ def _figures(table: pd.DataFrame, probabilities: np.ndarray, references: np.ndar
     truth = np.searchsorted(types, references)
     answers = np.full(len(table), len(types))  # The column of images without a cell.
     answers[found] = probabilities[np.ix_(found, types)].argmax(axis=1)
-    right = np.zeros(len(table), dtype=bool)
+    right: np.ndarray = np.zeros(len(table), dtype=bool)
     right[found] = probabilities[found].argmax(axis=1) == references[found]
     sure = np.nan_to_num(probabilities).max(axis=1) > SURE
     shares = {
@@ -257,7 +257,7 @@ def _figures(table: pd.DataFrame, probabilities: np.ndarray, references: np.ndar
     intervals = bootstrap_means(shares, references, groups=groups)
     balanced = {"balanced_accuracy": shares["accuracy"]}
     intervals |= bootstrap_means(balanced, references, groups=groups, balanced=True)
-    confusion = np.zeros((len(types), len(types) + 1), dtype=int)
+    confusion: np.ndarray = np.zeros((len(types), len(types) + 1), dtype=int)
     np.add.at(confusion, (truth, answers), 1)
     recalls = np.diagonal(confusion) / confusion.sum(axis=1)
     error = expected_calibration_error(probabilities[found], references[found]) if found.any() else None
