@@ -142,7 +142,7 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments, calibrate
         raise UserError(
             f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
         )
-    return only_of(dataset, data_args.train_on) if data_args.train_on else dataset
+    return only_of(dataset, data_args.train_on, data_args.leave_out)
 
 
 def imagenet_weights_of(architecture: str | None) -> str:

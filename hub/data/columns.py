@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
+# The columns of a lab and of a group of images, by their names in the data sets that hold them.
+_NAMES = {"lab": ("lab", "dataset"), "group": ("group", "field", "photograph")}
+
 
 def features(class_names: Sequence[str], photographs: bool = False, origin: bool = False) -> Features:
     """The columns of a data set that is built here.
@@ -39,6 +42,22 @@ def to_datasets(splits: Mapping[str, list[dict]], columns: Features) -> DatasetD
             for split, rows in splits.items()
         }
     )
+
+
+def origins(dataset: Dataset, what: str) -> list[str | None]:
+    """Where each image of `dataset` is from.
+
+    Args:
+        dataset: Any data set of images.
+        what: "lab", or "group", the photograph's field, the slide or the patient.
+
+    Returns:
+        The name of the lab or the group of each image, None where it is not known.
+    """
+    for name in _NAMES[what]:
+        if name in dataset.column_names:
+            return dataset[name][:]
+    return [None] * len(dataset)
 
 
 def class_counts(dataset: Dataset) -> dict[str, int]:

@@ -44,7 +44,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     """
     check_output(output)
     paths = find_images(images)
-    model = load_classifier(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_classifier(model)
     output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     counts, unknown, unreadable = Counter(), 0, 0
@@ -103,7 +103,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def load_classifier(source: str | os.PathLike):
-    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode.
+    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode, on the GPU if any.
 
     Raises:
         OSError: It cannot be loaded, or is another kind of model.
@@ -114,7 +114,7 @@ def load_classifier(source: str | os.PathLike):
         raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
     if not hasattr(model, "analyze"):
         raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
-    return model.eval()
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:

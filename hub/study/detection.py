@@ -203,6 +203,12 @@ def draw_mistakes(predictions: Path, bccd: Path, output: Path) -> list[tuple[str
     return rows
 
 
+def describe_mistakes(rows: list[tuple[str, str, str, int, int]]) -> str:
+    """The result of `draw_mistakes` as text."""
+    head = ["Photograph", "Label", "Answer", "Files misread", "of"]
+    return text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)])
+
+
 def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Path) -> dict:
     """The share of PBC's images whose foremost cell lies near the middle; draw the others."""
     files = [(name, path) for name in PBC_CLASSES for path in sorted((folder / name).glob("*")) if path.is_file()]

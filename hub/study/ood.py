@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor
 
 from hub.data.load import load
+from hub.evaluation.format import ood_tables, text_table
 from hub.evaluation.intervals import wilson_interval
 from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
@@ -218,6 +219,11 @@ def measure(
     ]
     boxes_sheet(accepted, columns=8, width=160).save(output / "accepted.png")
     return results
+
+
+def describe(results: dict) -> str:
+    """The result of `measure` as text: its two tables."""
+    return "\n\n".join(map(text_table, ood_tables(results)))
 
 
 def _foremost_scores(

@@ -47,8 +47,15 @@ class DataArguments:
     train_on: str | None = field(
         default=None,
         metadata={
-            "help": "The data set, by its name in the column `dataset`, to which training, validation and calibration "
-            "are restricted; the test split keeps all, and so measures the transfer to the others. Default: all."
+            "help": "The lab, by its name in the column `lab`, to which training, validation and calibration are "
+            "restricted; the test split keeps all labs, and so measures the transfer to the others. Default: all."
+        },
+    )
+    leave_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "The lab, by its name in the column `lab`, that training, validation and calibration leave out; "
+            "the test split keeps it, and `python -m hub labs` measures the transfer to it. Default: none."
         },
     )
     balanced: bool = field(

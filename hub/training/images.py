@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers.image_utils import ChannelDimension
 
+from hub.data.columns import origins
 from hub.files import UserError
 from hub.training.augmentation import CellCrop
 from modeling_wbc import WBCImageProcessor
@@ -118,21 +119,27 @@ class CellImages(torch.utils.data.Dataset):
         return self.boxes[index]
 
 
-def only_of(dataset: DatasetDict, name: str) -> DatasetDict:
-    """Return the splits, with the rows for training and validation reduced to one data set of origin.
+def only_of(dataset: DatasetDict, train_on: str | None = None, leave_out: str | None = None) -> DatasetDict:
+    """Return the splits, with the rows for training and validation reduced to certain labs.
 
     Args:
         dataset: With a split `train`.
-        name: The value of the column `dataset` of the rows to keep.
+        train_on: The lab to keep, by its name in the column `lab`. Default: all.
+        leave_out: The lab to leave out. Default: none.
 
     Raises:
-        UserError: The training split has no such rows.
+        UserError: The training split has no such lab, or no row of a split remains.
     """
-    known = dataset["train"].unique("dataset") if "dataset" in dataset["train"].column_names else []
-    if name not in known:
-        raise UserError(f"--train_on names {name!r}; the column `dataset` of the training split has {known}.")
-    kept = {}
-    for split in {"train", "validation"} & set(dataset):
-        (rows,) = np.nonzero(np.array(dataset[split]["dataset"][:]) == name)
-        kept[split] = dataset[split].select(rows)
-    return DatasetDict({**dataset, **kept})
+    kept = dict(dataset)
+    for flag, lab, keeps in (("--train_on", train_on, np.equal), ("--leave_out", leave_out, np.not_equal)):
+        if lab is None:
+            continue
+        known = [name for name in dict.fromkeys(origins(dataset["train"], "lab")) if name is not None]
+        if lab not in known:
+            raise UserError(f"{flag} names {lab!r}; the column `lab` of the training split has {known}.")
+        for split in {"train", "validation"} & set(dataset):
+            (rows,) = np.nonzero(keeps(np.array(origins(kept[split], "lab"), dtype=object), lab))
+            if not len(rows):
+                raise UserError(f"{flag} {lab} leaves no image in the split {split}; name another lab.")
+            kept[split] = kept[split].select(rows)
+    return DatasetDict(kept)

@@ -129,7 +129,8 @@ def describe_training(
             ),
             "Label smoothing": args.label_smoothing_factor,
             "Augmentation": data_args.augment,
-            "Data sets": data_args.train_on or "all",
+            "Data sets": (data_args.train_on or "all")
+            + (f", without {data_args.leave_out}" if data_args.leave_out else ""),
             "Sampling": "evenly over data sets, classes and photographs" if data_args.balanced else "every image once",
             "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
             "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",

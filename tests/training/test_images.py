@@ -86,7 +86,27 @@ def test_one_data_set_alone_is_trained_on_and_all_are_tested(blood):
     assert CellImages(splits["train"].remove_columns("dataset"), None, list(range(5))).origins == [""] * len(images)
 
 
-def test_a_data_set_to_train_on_that_is_not_there_is_named(blood, data):
+def test_one_lab_is_left_out_of_training_and_stays_in_the_test(blood):
+    splits = load(blood)
+    reduced = only_of(splits, leave_out="bccd")
+    for split in ("train", "validation"):
+        assert reduced[split]["file_name"][:] == [name for name in splits[split]["file_name"] if name[:3] == "pbc"]
+    assert reduced["test"]["dataset"][:] == splits["test"]["dataset"][:]
+    assert only_of(splits) == splits
+    # The present name of the column, and images of an unknown lab.
+    labs = [None, *splits["train"]["dataset"][1:]]
+    renamed = datasets.DatasetDict(train=splits["train"].remove_columns("dataset").add_column("lab", labs))
+    assert only_of(renamed, leave_out="bccd")["train"]["lab"][:] == [None, *["pbc"] * 6]
+    assert only_of(renamed, train_on="bccd")["train"]["lab"][:] == [lab for lab in labs if lab == "bccd"]
+
+
+def test_a_lab_that_is_not_there_or_the_only_one_is_named(blood, data):
     for folder, known in ((blood, r"\['bccd', 'pbc'\]"), (data, r"\[\]")):
         with pytest.raises(UserError, match=f"--train_on names 'PBC'; .* has {known}"):
             only_of(load(folder), "PBC")
+        with pytest.raises(UserError, match=f"--leave_out names 'chula'; .* has {known}"):
+            only_of(load(folder), leave_out="chula")
+    with pytest.raises(UserError, match=r"--leave_out names 'pbc'; .* has \['bccd'\]"):
+        only_of(only_of(load(blood), "bccd"), leave_out="pbc")
+    with pytest.raises(UserError, match=r"--leave_out bccd leaves no image in the split (train|validation)"):
+        only_of(load(blood), "bccd", "bccd")

@@ -9,6 +9,7 @@ from PIL import Image
 from runs import arguments
 
 import train
+from hub.data.load import load
 from modeling_wbc import WBCForImageClassification
 
 
@@ -50,6 +51,19 @@ def test_an_evaluation_alone_repeats_the_results_and_keeps_the_card(trained, dat
     assert after["confusion_matrix"] == before["confusion_matrix"]
     assert after["loss"] == pytest.approx(before["loss"], abs=1e-5)
     assert "--do_train" in (copy / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_card_names_the_lab_that_was_left_out(blood, tiny, tmp_path):
+    schedule = ("--do_train", "--do_eval", "--max_steps", "1", "--save_strategy", "no", "--report_to", "none")
+    train.main(arguments(blood, tiny, tmp_path / "out", *schedule, "--leave_out", "pbc"))
+    training = json.loads((tmp_path / "out" / "train_results.json").read_text(encoding="utf-8"))
+    assert training["recipe"]["Data sets"] == "all, without pbc"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| Data sets | all, without pbc |" in card
+    validation = json.loads((tmp_path / "out" / "validation_results.json").read_text(encoding="utf-8"))
+    assert validation["num_images"] == sum(name == "bccd" for name in load(blood)["validation"]["dataset"])
+    results = json.loads((tmp_path / "out" / "test_results.json").read_text(encoding="utf-8"))
+    assert {"bccd", "pbc"} <= results["subsets"].keys()
 
 
 def test_a_run_shorter_than_the_logging_steps_gets_a_card_without_curves(data, tiny, tmp_path):
