@@ -124,11 +124,11 @@ def main(arguments: list[str] | None = None) -> None:
 def parse_arguments(arguments: list[str] | None) -> tuple[NetworkArguments, DataArguments, WBCTrainingArguments]:
     """Parse and check the command line, and raise `UserError` if an argument cannot be as it is."""
     kinds = (NetworkArguments, DataArguments, WBCTrainingArguments)
-    parser = HfArgumentParser(kinds, description=__doc__.splitlines()[0])
+    parser = HfArgumentParser(kinds, description=__doc__.splitlines()[0], usage="train.py [--ARGUMENT VALUE ...]")
     with refusing_arguments():
-        parsed = parser.parse_args_into_dataclasses(arguments)
-    check_arguments(*parsed)
-    return parsed
+        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    check_arguments(*parsed, unknown)
+    return tuple(parsed)
 
 
 def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[DatasetDict, str | None]:
@@ -168,7 +168,7 @@ def load_network(args: NetworkArguments, source: str | None, names: Sequence[str
         UserError: The weights cannot be loaded, or do not match the architecture or the classes.
     """
     if source is None and not do_train:
-        raise UserError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+        raise UserError("without training, name the folder of a trained model as --model_name_or_path.")
     with loading_weights(source):
         held = None if source is None else baseline_of(source)
         architecture = args.architecture or held or PAPER_NETWORK

@@ -1,7 +1,7 @@
 """Checks before anything starts, of arguments that transformers accepts and that would fail or mislead later."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -73,18 +73,22 @@ _UNSUPPORTED = {
 
 
 @contextmanager
-def refusing_arguments() -> Iterator[None]:
-    """Turn whatever transformers and accelerate raise about the arguments into a `UserError` of one line."""
+def refusing_arguments(what: str = "") -> Iterator[None]:
+    """Turn what transformers and accelerate raise about arguments into a `UserError` of one line, `what` in front."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(f"{what}{one_line(error).rstrip('.')}.") from error
 
 
-def check_arguments(model_args: ModelArguments, data_args: DataArguments, args: WBCTrainingArguments) -> None:
-    """Raise `UserError` if an argument is out of range, unsupported, or contradicts another one."""
+def check_arguments(
+    model_args: ModelArguments, data_args: DataArguments, args: WBCTrainingArguments, unknown: Sequence[str] = ()
+) -> None:
+    """Raise `UserError` if an argument is unknown, out of range, unsupported, or contradicts another one."""
+    if unknown:
+        raise UserError(f"unknown arguments: {' '.join(unknown)}; --help lists all that there are.")
     given = vars(model_args) | vars(data_args) | vars(args)
     if args.max_steps > 0:
         del given["num_train_epochs"]
@@ -151,7 +155,7 @@ def check_trainer(trainer: WBCTrainer) -> None:
         )
     _check_metric(trainer)
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        with refusing_arguments():
+        with refusing_arguments(f"--optim {args.optim.value} or --lr_scheduler_type {args.lr_scheduler_type.value}: "):
             trainer.create_optimizer_and_scheduler(num_training_steps=10)
         trainer.optimizer = trainer.lr_scheduler = None
 

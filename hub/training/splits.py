@@ -106,7 +106,9 @@ def _validation_rows(train: Dataset, columns: list[str], share: float, seed: int
     with warnings.catch_warnings():  # of classes with fewer images than there are folds
         warnings.simplefilter("ignore", UserWarning)
         parts = [held_out for _, held_out in splitter.split(labels, labels, groups)]
-    rows = np.concatenate(parts[: max(1, round(share * folds))])
+    parts.sort(key=len)  # Large groups make large folds.
+    taken = np.abs(np.cumsum([len(part) for part in parts]) - share * len(labels)).argmin() + 1
+    rows = np.concatenate(parts[:taken])
     # A class that would be left without a training image keeps its groups.
     lost = np.setdiff1d(labels, np.delete(labels, rows))
     kept = groups[np.isin(labels, lost)]
