@@ -25,6 +25,11 @@ PLOTS = {
     "reliability.png": "Reliability diagram",
     "learning_curves.png": "Learning curves",
 }
+_VALIDATION_NOTE = (
+    "Validation images",
+    "Training was watched on these images, and temperature and OOD threshold are fitted to them. A test on other "
+    "images may give lower figures.",
+)
 ONNX_NAME = "onnx/model.onnx"
 _PAPERS_TAGS = ("resnet", "ibn-net", "center-loss")
 _METRICS = (
@@ -224,4 +229,5 @@ def write_report(
         bccd=bccd,
         rival=baseline,
         model_id=model_id,
+        sections=[_VALIDATION_NOTE] if split == "validation" else (),
     )

@@ -57,7 +57,8 @@ def test_an_evaluation_alone_repeats_the_results_and_keeps_the_card(trained, dat
 
 def test_a_run_shorter_than_the_logging_steps_gets_a_card_without_curves(data, tiny, tmp_path):
     schedule = ("--do_train", "--do_eval", "--max_steps", "1", "--logging_steps", "10", "--save_strategy", "no")
-    train.main(arguments(data, tiny, tmp_path / "out", *schedule, "--report_to", "none"))
+    more = ("--report_to", "none", "--validation_split", "0")
+    train.main(arguments(data, tiny, tmp_path / "out", *schedule, *more))
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "confusion_matrix.png" in card
     assert "learning_curves.png" not in card
@@ -81,12 +82,14 @@ def write_folder(dataset, root, names):
 )
 def test_folders_without_a_test_split_are_validated_and_said_so(data, tiny, tmp_path, caplog, names, validated, cut):
     folder = write_folder(load(data), tmp_path / "cells", names)
+    caplog.set_level("INFO")
     train.main(arguments(folder, tiny, tmp_path / "out", "--num_train_epochs", "1"))
     results = json.loads((tmp_path / "out" / "validation_results.json").read_text(encoding="utf-8"))
     assert results["num_images"] == validated
     assert not (tmp_path / "out" / "test_results.json").exists()
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"Measured on the `validation` split of {folder}, {validated} images" in card
+    assert "A test on other images may give lower figures" in card
     assert f"| Validation | {cut or 'split of the data set'}" in card
     assert "put images to test on into test/<class>/<file>" in caplog.text
     assert (f"it is {cut}" in caplog.text) == bool(cut)
