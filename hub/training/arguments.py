@@ -4,6 +4,7 @@ from dataclasses import Field, dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_available
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hub.files import UserError
@@ -130,8 +131,8 @@ class WBCTrainingArguments(TrainingArguments):
         chooses_workers: Whether the number of worker processes is left to the script.
 
     Raises:
-        UserError: Nothing is to be done, or the paper's batch cannot be divided evenly among processes, devices and
-            accumulation steps.
+        UserError: Nothing is to be done, DeepSpeed is missing, or the paper's batch cannot be divided evenly among
+            processes, devices and accumulation steps.
     """
 
     output_dir: str | None = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
@@ -195,6 +196,9 @@ class WBCTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.deepspeed and not is_deepspeed_available():
+            # Asked for here, as transformers keeps a broken configuration for the rest of the process.
+            raise UserError("--deepspeed needs the package deepspeed. Install it, or leave the argument out.")
         self._choose_task()
         self._choose_validation()
         self.chooses_workers = self.dataloader_num_workers is None

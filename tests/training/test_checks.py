@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import json
+import os
 
 import pytest
+import torch
 from runs import arguments
 from transformers import TrainingArguments
 
@@ -63,7 +65,7 @@ REFUSED_AT_ONCE = {
     "--dataloader_prefetch_factor 2": "--dataloader_num_workers > 0",
     "--accelerator_config no.json": "No such file .*no.json",
     '--accelerator_config {"nonsense":true}': "nonsense",
-    "--deepspeed no.json": "deepspeed|no.json",
+    "--deepspeed no.json": "--deepspeed needs the package deepspeed",
     "--fsdp nonsense": "nonsense",
     "--no_such_flag 1": "unknown arguments: --no_such_flag 1; --help lists all",
 }
@@ -152,6 +154,19 @@ def test_what_data_and_model_do_not_allow_is_refused_before_training(data, tiny,
     assert not [path for path in tmp_path.glob("out/*") if path.name != ".gitignore"]
 
 
+@pytest.fixture
+def settings_of_torch():
+    """Undo --full_determinism afterwards."""
+    names = ("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@pytest.mark.usefixtures("settings_of_torch")
 @pytest.mark.parametrize("flags", WORKING)
 def test_a_run_with_other_arguments_trains_and_evaluates_every_image(data, tiny, tmp_path, flags):
     train.main([*arguments(data, tiny, tmp_path), "--max_steps", "2", "--report_to", "none", *flags.split()])
