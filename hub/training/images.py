@@ -44,7 +44,6 @@ class CellImages(torch.utils.data.Dataset):
         stain: Applied to every image before cell detection, see `StainJitter`.
 
     Attributes:
-        epoch: The epoch that the augmentation depends on, an int.
         boxes: (N, 4) float32, the box of the foremost cell of each row; NaN where it was not looked for yet.
     """
 
@@ -62,7 +61,8 @@ class CellImages(torch.utils.data.Dataset):
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
         self.seed = seed
-        self.epoch = 0
+        # Shared, as workers that outlive an epoch (`dataloader_persistent_workers`) hold copies of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # Shared, so that one worker process need not detect a cell that another one has detected.
         self.boxes = torch.full((len(dataset), 4), torch.nan).share_memory_()
         if "foremost_cell" in dataset.column_names:
@@ -71,7 +71,12 @@ class CellImages(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the augmentation depends on."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the augmentation depends on."""
+        return int(self._epoch)
 
     @property
     def origins(self) -> list[str]:
