@@ -17,6 +17,11 @@ MODEL_NAME = "wbc-ibn-resnet34"
 DATASET_NAME = "bccd-wbc"
 CHECKPOINT = Path("hub/checkpoint")
 BUILT = Path("data/blood8")
+CLASSIFIER = {
+    "metavar": "ID",
+    "default": CHECKPOINT,
+    "help": f"classifier: folder or Hub id (default: {CHECKPOINT})",
+}
 # Former names, which still work: what an argument list begins with, the former word in it, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
@@ -264,8 +269,8 @@ def _id(args: argparse.Namespace, kind: str, name: str) -> str:
 
 def _predict(commands) -> None:
     predict = _add(commands, "predict", "find and classify the white cells of images", _run_predict)
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of images")
-    predict.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, ZIP archives, or folders")
+    predict.add_argument("--model", **CLASSIFIER)
     _output(predict)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
 
@@ -317,12 +322,10 @@ def _run_mistakes(args: argparse.Namespace) -> None:
 
 
 def _detection(commands) -> None:
-    detection = _add(
-        commands, "detection", "measure detection, and classification of two cells in a field", _run_detection
-    )
+    detection = _add(commands, "detection", "measure detection, and classification of two cells", _run_detection)
     _folder(detection, "--bccd", "holds Original_Images, Annotations and labels.csv", required=True)
     _folder(detection, "--pbc", "holds a folder of single cells for each class")
-    detection.add_argument("--model", metavar="ID", help="a classifier to read the photographs of two cells with")
+    detection.add_argument("--model", **CLASSIFIER)
     _output(detection)
 
 
@@ -335,7 +338,7 @@ def _run_detection(args: argparse.Namespace) -> None:
 
 def _ood(commands) -> None:
     ood = _add(commands, "ood", "measure how many images that show no white cell are refused", _run_ood)
-    ood.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    ood.add_argument("--model", **CLASSIFIER)
     ood.add_argument("--dataset_name", metavar="NAME", required=True, help="the smears to keep, as for train.py")
     ood.add_argument("--split", default="test", help="of these (default: test)")
     _folder(ood, "--bccd", "holds Original_Images and Annotations; adds crops of red cells alone")
@@ -390,6 +393,7 @@ def _run_docs(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # for file names that its encoding cannot show
     # An exception instead of sudden death, so that incomplete output is removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

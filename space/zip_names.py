@@ -18,7 +18,7 @@ _EAST_ASIAN = {
 }
 _CYRILLIC = ("cp866", "cp1251")
 _WESTERN = ("cp437", "cp850")
-_CYRILLIC_WORD = re.compile("[А-ЯЁ]?[а-яё]+|[А-ЯЁ]+")
+_CYRILLIC_WORD = re.compile("[\u0410-\u042f\u0401]?[\u0430-\u044f\u0451]+|[\u0410-\u042f\u0401]+")
 _WESTERN_LETTERS = frozenset("äöüÄÖÜßéèêëÉàâáãåÅÀçÇñÑíîïìóôòõøØúûùæÆ°µ²")
 _WESTERN_WEIGHT = 0.95  # Other scripts use the bytes of these letters, too.
 
