@@ -276,10 +276,10 @@ def _predict(commands) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> None:
-    from hub.inference.predict import describe, predict
+    from hub.inference.predict import describe, predict, readable_name
 
     print(describe(predict(args.images, args.model, args.output, args.draw)))
-    print(f"each cell's box and probabilities are in {args.output / 'cells.csv'}")
+    print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")
 
 
 def _compare(commands) -> None:

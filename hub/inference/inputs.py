@@ -99,8 +99,9 @@ class _Search:
 
     def _is_listed(self, path: Path) -> bool:
         """Whether a path was listed before, perhaps by another name, which is then a duplicate."""
-        first = self._listed.setdefault(os.path.realpath(path), path)
-        if first is path:
+        first = self._listed.get(target := os.path.realpath(path))
+        if first is None:
+            self._listed[target] = path
             return False
         self.inputs.append(Input(str(path), None, DUPLICATE, f"it is the same as {readable_name(first)}"))
         return True
@@ -158,9 +159,10 @@ class Reader:
             return self._fetch(item.source)
         except (OSError, ValueError, MemoryError) as error:
             name = "in memory" if isinstance(item.source, io.BytesIO) else item.name
-            message = one_line(error).removeprefix(f"cannot read the image {one_line(ValueError(name))}: ")
+            message = (isinstance(error, OSError) and error.strerror) or str(error) or "it is too large"
+            message = message.removeprefix(f"cannot read the image {name}: ")
             is_image = Path(item.name).suffix.lower() in self._suffixes or not _is_unidentified(error)
-            item.status, item.reason = UNREADABLE if is_image else NOT_AN_IMAGE, message
+            item.status, item.reason = UNREADABLE if is_image else NOT_AN_IMAGE, " ".join(message.split())
             return None
 
 

@@ -1,7 +1,5 @@
 """Classification of many images into one table: `python -m hub predict`."""
 
-import csv
-import io
 import logging
 import os
 from collections import Counter
@@ -27,6 +25,7 @@ from hub.inference.inputs import (
     open_archives,
     readable_name,
 )
+from hub.inference.table import Table
 from modeling_wbc import Cell, Field
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     output.mkdir(parents=True, exist_ok=True)
     counts, statuses = Counter(), Counter()
     unknown, reader = 0, Reader()
-    with _Table(output / "cells.csv", ("file", "status", "reason", *_CELL_COLUMNS, *labels)) as table:
+    with Table(output / "cells.csv", ("file", "status", "reason", *_CELL_COLUMNS, *labels)) as table:
         for number, item in enumerate(open_archives(tqdm(inputs, unit="input"))):
             image = reader.read(item)
             field = _analyze(classifier, item, image)
@@ -181,45 +180,6 @@ def _shares(counts: Counter, labels: Sequence[str]) -> dict[str, float]:
     white = Field([], tuple(labels)).differential
     total = max(1, sum(counts[label] for label in white))
     return {label: counts[label] / total for label in white}
-
-
-class _Table:
-    """A CSV file that holds all rows of the inputs written so far, and no part of another, whenever the run ends."""
-
-    def __init__(self, path: Path, columns: Sequence[str]):
-        self.path = path
-        self._file = open(path, "wb", buffering=0)
-        self._end = 0
-        self._inputs = -1  # the head is none
-        self.write([columns], encoding="utf-8-sig")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-
-    def write(self, rows: Sequence[Sequence[str]], encoding: str = "utf-8") -> None:
-        """Append the rows of one input.
-
-        Raises:
-            OSError: They cannot be written, for want of space, for example.
-        """
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        rest = memoryview(text.getvalue().encode(encoding))
-        end = self._end + len(rest)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            with suppress(OSError):
-                self._file.truncate(self._end)
-            name, done = readable_name(self.path), max(0, self._inputs)
-            reason = error.strerror or one_line(error)
-            raise OSError(f"could not write {name}: {reason}; it holds the first {done:,} inputs") from error
-        self._end = end
-        self._inputs += 1
 
 
 def _no_formula(name: str) -> str:
