@@ -17,11 +17,6 @@ MODEL_NAME = "wbc-ibn-resnet34"
 DATASET_NAME = "bccd-wbc"
 CHECKPOINT = Path("hub/checkpoint")
 BUILT = Path("data/blood8")
-CLASSIFIER = {
-    "metavar": "ID",
-    "default": CHECKPOINT,
-    "help": f"classifier: folder or Hub id (default: {CHECKPOINT})",
-}
 # Former names, which still work: what an argument list begins with, the former word in it, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
@@ -84,7 +79,11 @@ def _folder(parser, flag: str, help: str, **options) -> None:
     parser.add_argument(flag, type=Path, metavar="DIR", help=help, **options)
 
 
-def _output(parser: argparse.ArgumentParser) -> None:
+def _output(parser: argparse.ArgumentParser, classifier: bool = False) -> None:
+    """Add the argument --output, and --model for a command that runs a classifier."""
+    if classifier:
+        help = f"classifier, by folder or id on the Hub (default: {CHECKPOINT})"
+        parser.add_argument("--model", metavar="ID", default=CHECKPOINT, help=help)
     _folder(parser, "--output", "folder to write; new or empty", required=True)
 
 
@@ -270,8 +269,7 @@ def _id(args: argparse.Namespace, kind: str, name: str) -> str:
 def _predict(commands) -> None:
     predict = _add(commands, "predict", "find and classify the white cells of images", _run_predict)
     predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, ZIP archives, or folders")
-    predict.add_argument("--model", **CLASSIFIER)
-    _output(predict)
+    _output(predict, classifier=True)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
 
 
@@ -325,8 +323,7 @@ def _detection(commands) -> None:
     detection = _add(commands, "detection", "measure detection, and classification of two cells", _run_detection)
     _folder(detection, "--bccd", "holds Original_Images, Annotations and labels.csv", required=True)
     _folder(detection, "--pbc", "holds a folder of single cells for each class")
-    detection.add_argument("--model", **CLASSIFIER)
-    _output(detection)
+    _output(detection, classifier=True)
 
 
 def _run_detection(args: argparse.Namespace) -> None:
@@ -338,11 +335,10 @@ def _run_detection(args: argparse.Namespace) -> None:
 
 def _ood(commands) -> None:
     ood = _add(commands, "ood", "measure how many images that show no white cell are refused", _run_ood)
-    ood.add_argument("--model", **CLASSIFIER)
     ood.add_argument("--dataset_name", metavar="NAME", required=True, help="the smears to keep, as for train.py")
     ood.add_argument("--split", default="test", help="of these (default: test)")
     _folder(ood, "--bccd", "holds Original_Images and Annotations; adds crops of red cells alone")
-    _output(ood)
+    _output(ood, classifier=True)
 
 
 def _run_ood(args: argparse.Namespace) -> None:
@@ -393,7 +389,7 @@ def _run_docs(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="backslashreplace")  # for file names that its encoding cannot show
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that it cannot encode
     # An exception instead of sudden death, so that incomplete output is removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

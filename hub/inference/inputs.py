@@ -72,7 +72,7 @@ def find_inputs(paths: Iterable[Path]) -> tuple[list[Input], int]:
 class _Search:
     """The files found so far."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.inputs: list[Input] = []
         self.left_out = 0
         self._listed: dict[str, Path] = {}  # by the path without links
@@ -126,7 +126,7 @@ def _input(path: Path, mode: int) -> Input:
 def open_archives(inputs: Iterable[Input]) -> Iterator[Input]:
     """Replace each ZIP archive by the images in it, read one at a time; other inputs are passed on."""
     for item in inputs:
-        if item.source is None or not is_archive(item.name):
+        if not isinstance(item.source, Path) or not is_archive(item.name):
             yield item
             continue
         try:

@@ -76,13 +76,14 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     classifier = load_classifier(model).to("cuda" if torch.cuda.is_available() else "cpu")
     labels = tuple(classifier.config.id2label[index] for index in range(classifier.config.num_labels))
     output.mkdir(parents=True, exist_ok=True)
-    counts, statuses = Counter(), Counter()
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
     unknown, reader = 0, Reader()
     with Table(output / "cells.csv", ("file", "status", "reason", *_CELL_COLUMNS, *labels)) as table:
         for number, item in enumerate(open_archives(tqdm(inputs, unit="input"))):
             image = reader.read(item)
-            field = _analyze(classifier, item, image)
-            if field is not None:
+            field = None if image is None else _analyze(classifier, item, image)
+            if image is not None and field is not None:
                 counts.update(field.counts)
                 unknown += field.unknown
                 if draw:
@@ -151,10 +152,8 @@ def load_classifier(source: str | os.PathLike):
     return model.eval()
 
 
-def _analyze(classifier, item: Input, image: Image.Image | None) -> Field | None:
-    """Find and classify the cells of an image and set the status of its input; None if there is no image."""
-    if image is None:
-        return None
+def _analyze(classifier, item: Input, image: Image.Image) -> Field | None:
+    """Find and classify the cells of an image and set the status of its input; None if that fails."""
     try:
         field = classifier.analyze(image)
     except Exception as error:  # whatever it is, the other images are still to be read
