@@ -46,7 +46,8 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     model = load_classifier(model).to("cuda" if torch.cuda.is_available() else "cpu")
     output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    counts, unknown, unreadable = Counter(), 0, 0
+    counts: Counter[str] = Counter()
+    unknown = unreadable = 0
     # Row by row, so that an interruption leaves the table of the images before it.
     with open(output / "cells.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

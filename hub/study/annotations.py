@@ -50,11 +50,9 @@ def read_boxes(annotation: Path) -> list[tuple[int, int, int, int]]:
     """
     try:
         return [
-            tuple(int(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            for node in ElementTree.parse(annotation).iter("object")
-            if node.findtext("name") == "WBC"
+            _read_box(node) for node in ElementTree.parse(annotation).iter("object") if node.findtext("name") == "WBC"
         ]
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{annotation} is no Pascal VOC annotation ({error}); {ANNOTATIONS_ORIGIN}") from error
 
 
@@ -67,10 +65,7 @@ def count_matches(boxes: Tensor, annotated: Tensor) -> tuple[int, int]:
     """
     middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
     inside = ((middle >= annotated[:, :2]) & (middle <= annotated[:, 2:])).all(-1)
-    return tuple(
-        int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
-        for pairs in ((box_iou(boxes, annotated) >= _OVERLAP).numpy(), inside.numpy())
-    )
+    return _most_pairs(box_iou(boxes, annotated) >= _OVERLAP), _most_pairs(inside)
 
 
 def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, annotations: Path) -> list[Finding]:
@@ -114,3 +109,15 @@ def empty_halves(findings: Iterable[Finding], photographs: Path) -> Iterator[Ima
                 boxes = finding.boxes.tolist() + finding.annotated.tolist()
                 if all(box[2] <= left or box[0] >= right for box in boxes):
                     yield image.convert("RGB").crop((left, 0, right, image.height))
+
+
+def _read_box(node: ElementTree.Element) -> tuple[int, int, int, int]:
+    """The box of an annotated object; `ValueError` where a side is missing or no whole number."""
+    left, top, right, bottom = (int(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return left, top, right, bottom
+
+
+def _most_pairs(matches: Tensor) -> int:
+    """The largest number of pairs, one to one, among the True entries of a bool tensor (N, M)."""
+    pairs = matches.numpy()
+    return int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
