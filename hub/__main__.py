@@ -17,7 +17,7 @@ MODEL_NAME = "wbc-ibn-resnet34"
 DATASET_NAME = "bccd-wbc"
 CHECKPOINT = Path("hub/checkpoint")
 BUILT = Path("data/blood8")
-# Former names, which still work: what an argument list begins with, the former word in it, the present one.
+# Former names, which still work: the first arguments, the former word, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
     (("foreign",), "foreign", "ood"),

@@ -67,7 +67,7 @@ class Results:
             address: `<name>/<key>/<key>...`; a number stands for the place in a list.
 
         Returns:
-            The value, what holds it, and its key there.
+            The value, the dict or list that holds it, and its key there.
 
         Raises:
             UserError: There is no such file or key.
@@ -191,7 +191,7 @@ def render(text: str, results: Results, given: Mapping[str, Callable[[Results], 
 
     Args:
         text: The text as it stands.
-        results: What it is about.
+        results: The results that it quotes.
         given: More tables, beside `TABLES`.
 
     Returns:

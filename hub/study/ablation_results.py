@@ -17,7 +17,7 @@ from hub.evaluation.metrics import expected_calibration_error
 from hub.files import UserError
 from hub.study.ablation_rows import IDEAS, LABS, REFERENCES, ROWS, Row, finished_runs
 
-# What a row is scored on: the split, and the data set within it.
+# The images that a row is scored on: the split, and the data set within it.
 _PARTS = {
     "validation": ("validation", None),
     "test": ("test", "bccd"),
