@@ -384,7 +384,7 @@ def _run_docs(args: argparse.Namespace) -> None:
     from hub.study.docs_tables import tables
 
     differences = update(check=args.check, given=tables())
-    print("\n".join(differences or ["README, docs and model card say what the results say"]))
+    print("\n".join(differences or ["README, docs and model card agree with the results"]))
     if differences and args.check:
         raise UserError(f"{len(differences)} passages differ from the results: run `python -m hub docs`")
 
