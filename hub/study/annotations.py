@@ -68,6 +68,18 @@ def count_matches(boxes: Tensor, annotated: Tensor) -> tuple[int, int]:
     return _most_pairs(box_iou(boxes, annotated) >= _OVERLAP), _most_pairs(inside)
 
 
+def _read_box(node: ElementTree.Element) -> tuple[int, int, int, int]:
+    """The box of an annotated object; `ValueError` where a side is missing or no whole number."""
+    left, top, right, bottom = (int(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return left, top, right, bottom
+
+
+def _most_pairs(matches: Tensor) -> int:
+    """The largest number of pairs, one to one, among the True entries of a bool tensor (N, M)."""
+    pairs = matches.numpy()
+    return int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
+
+
 def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, annotations: Path) -> list[Finding]:
     """Compare a detector with the annotation of every photograph that has one, in order of name.
 
@@ -109,15 +121,3 @@ def empty_halves(findings: Iterable[Finding], photographs: Path) -> Iterator[Ima
                 boxes = finding.boxes.tolist() + finding.annotated.tolist()
                 if all(box[2] <= left or box[0] >= right for box in boxes):
                     yield image.convert("RGB").crop((left, 0, right, image.height))
-
-
-def _read_box(node: ElementTree.Element) -> tuple[int, int, int, int]:
-    """The box of an annotated object; `ValueError` where a side is missing or no whole number."""
-    left, top, right, bottom = (int(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
-    return left, top, right, bottom
-
-
-def _most_pairs(matches: Tensor) -> int:
-    """The largest number of pairs, one to one, among the True entries of a bool tensor (N, M)."""
-    pairs = matches.numpy()
-    return int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
