@@ -17,7 +17,7 @@ MODEL_NAME = "wbc-ibn-resnet34"
 DATASET_NAME = "bccd-wbc"
 CHECKPOINT = Path("hub/checkpoint")
 BUILT = Path("data/blood8")
-# Former names, which still work: what an argument list begins with, the former word in it, the present one.
+# Former names, which still work: the first arguments, the former word, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
     (("foreign",), "foreign", "ood"),
@@ -384,7 +384,7 @@ def _run_docs(args: argparse.Namespace) -> None:
     from hub.study.docs_tables import tables
 
     differences = update(check=args.check, given=tables())
-    print("\n".join(differences or ["README, docs and model card say what the results say"]))
+    print("\n".join(differences or ["README, docs and model card agree with the results"]))
     if differences and args.check:
         raise UserError(f"{len(differences)} passages differ from the results: run `python -m hub docs`")
 
