@@ -8,6 +8,7 @@ from .modeling_wbc import WBCForImageClassification, WBCModel, WBCPreTrainedMode
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
+from .pipeline_wbc import WBCImageClassificationPipeline
 
 __all__ = [
     "Cell",
@@ -17,6 +18,7 @@ __all__ = [
     "SmearNovelty",
     "WBCConfig",
     "WBCForImageClassification",
+    "WBCImageClassificationPipeline",
     "WBCImageClassifierOutput",
     "WBCImageProcessor",
     "WBCModel",

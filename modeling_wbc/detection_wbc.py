@@ -24,10 +24,10 @@ _CELL_SHARE = 0.35  # of the nucleus's threshold: the edge of a connected cell
 _CLEAR = 0.85  # brighter pixels show the background
 _BLACK = 0.2  # darker pixels lie outside of the field
 # Annotations: flat colours that no Romanowsky stain has. Nuclei that pass so little green pass less blue, too.
-_INK_GREEN = 0.2  # at most, as a share of the background's light
-_INK_BLUE = 0.85  # at least
-_INK_RANGE = 1 / 16  # at most, of three pixels in a line, as a share of the background's light
-_INK_PIXELS = 8  # at least
+_INK_GREEN = 0.1  # at most, as a share of the background's light
+_INK_BLUE = 0.9  # at least
+_INK_RANGE = 1 / 32  # at most, of three pixels in a line, as a share of the background's light
+_INK_PIXELS = 24  # at least
 # Waists, along the long axis of a blob.
 _MAX_WAIST = 0.6  # two cells touch where the width is less than this share of the smaller one's,
 _MIN_BULGE = 0.35  # unless the smaller one's width is less than this share of the larger one's: a bump,
@@ -113,7 +113,7 @@ def connected_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def _without_annotations(image: np.ndarray, step: int) -> np.ndarray:
-    """An image (3, H, W) with arrows, text and frames of saturated blue to magenta replaced by the background's colour.
+    """Replace arrows, text and frames of saturated blue to magenta in an image (3, H, W) by the background's colour.
 
     Such colours have more stain than any nucleus and would set the threshold of the whole image. Those of other hues
     have none.
@@ -130,7 +130,7 @@ def _without_annotations(image: np.ndarray, step: int) -> np.ndarray:
         flat |= (np.ptp(line, axis=0) <= _INK_RANGE * background[:, None]).all(0)
     if flat.sum() < _INK_PIXELS:
         return image
-    # Where ink is for certain, the rest of that colour is ink too, and the edges, smooth or compressed, are a blend.
+    # Where some of it is flat, the rest of that colour is ink too, and the edges, smooth or compressed, are a blend.
     reach = 2 + step
     for axis in (0, 1):
         padded = np.pad(ink, [(reach, reach) if axis == side else (0, 0) for side in (0, 1)])

@@ -4,6 +4,7 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
+from copy import deepcopy
 from functools import cached_property
 from typing import ClassVar
 
@@ -25,6 +26,7 @@ from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
+from .pipeline_wbc import CUSTOM_PIPELINES
 
 
 class WBCPreTrainedModel(ResNetPreTrainedModel):
@@ -103,6 +105,7 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
             "AutoModel": "modeling_wbc.WBCModel",
             "AutoModelForImageClassification": "modeling_wbc.WBCForImageClassification",
         }
+        self.config.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
         if push_to_hub:
             # Calls this method with a temporary folder and uploads that, with the processor, in one commit.
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
