@@ -69,7 +69,9 @@ class WBCImageClassificationPipeline(ImageClassificationPipeline):
         focus = measure_focus(model_inputs["pixel_values"])
         return {"logits": outputs.logits, "novelty": novelty, "focus": focus, "found": model_inputs["found"]}
 
-    def postprocess(self, model_outputs: dict[str, Tensor], function_to_apply=None, top_k: int | None = 5) -> list[dict]:
+    def postprocess(
+        self, model_outputs: dict[str, Tensor], function_to_apply=None, top_k: int | None = 5
+    ) -> list[dict]:
         """The answer to one image: dictionaries of `label` and `score`, in descending order of the score."""
         if function_to_apply is None:
             novelty, focus = (float(np.asarray(model_outputs[key]).squeeze()) for key in ("novelty", "focus"))
