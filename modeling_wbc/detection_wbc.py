@@ -98,7 +98,7 @@ def without_annotations(image: np.ndarray, step: int) -> np.ndarray:
         return image
     padded = np.pad(image.astype(np.float32), ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows, columns = np.nonzero(ink)
-    flat = np.zeros(len(rows), dtype=bool)
+    flat: np.ndarray = np.zeros(len(rows), dtype=bool)
     for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
         line = [padded[:, rows + 1 + side * dy, columns + 1 + side * dx] for side in (-1, 0, 1)]
         flat |= (np.ptp(line, axis=0) <= _INK_RANGE * background[:, None]).all(0)

@@ -55,7 +55,7 @@ def legible(text: str, size: float, fallback: str) -> tuple[str, ImageFont.Image
     for name in (None, *_FONTS):
         if (font := _load(name, size)) is not None and has_letters(font, text):
             return text, font
-    return fallback, _load(None, size)
+    return fallback, ImageFont.load_default(size)
 
 
 def has_letters(font: ImageFont.ImageFont | ImageFont.FreeTypeFont, text: str) -> bool:
