@@ -1,6 +1,6 @@
 """Focus threshold: how much fine detail the crop of a cell must have."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,22 +17,18 @@ REFUSED = 0.975  # of each data set's blurred crops
 
 
 @torch.no_grad()
-def measure_sharp_and_blurred(batches: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Focus of crops as they are, and blurred by a Gaussian of `BLUR`.
+def measure_blurred(pixel_values: Tensor) -> Tensor:
+    """Focus of crops after a blur by a Gaussian of `BLUR`.
 
     Args:
-        batches: (N, 3, H, W) float, normalised crops.
+        pixel_values: (N, 3, H, W) float, normalised crops.
 
     Returns:
-        Two arrays (N,), float32, of all batches' crops in their order; see `modeling_wbc.focus_wbc.measure_focus`.
+        (N,) float32, see `modeling_wbc.focus_wbc.measure_focus`.
     """
-    sharp, blurred = [], []
-    for pixel_values in batches:
-        sigma = BLUR * pixel_values.shape[-1]
-        size = 2 * round(3 * sigma) + 1
-        sharp.append(measure_focus(pixel_values))
-        blurred.append(measure_focus(gaussian_blur(pixel_values.float(), [size, size], [sigma, sigma])))
-    return torch.cat(sharp).numpy(force=True), torch.cat(blurred).numpy(force=True)
+    sigma = BLUR * pixel_values.shape[-1]
+    size = 2 * round(3 * sigma) + 1
+    return measure_focus(gaussian_blur(pixel_values.float(), [size, size], [sigma, sigma]))
 
 
 def fit_focus_threshold(

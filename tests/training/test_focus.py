@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from hub.data.synthetic import draw_field
-from hub.training.focus import fit_focus_threshold, measure_sharp_and_blurred
+from hub.training.focus import fit_focus_threshold, measure_blurred
 from modeling_wbc import WBCImageProcessor
+from modeling_wbc.focus_wbc import measure_focus
 
 
 def test_the_threshold_refuses_blurred_and_keeps_sharp_crops_of_every_data_set():
@@ -35,11 +36,11 @@ def test_wrong_lengths_are_refused():
             fit_focus_threshold(*wrong)
 
 
-def test_measures_crops_as_they_are_and_blurred():
+def test_a_blur_takes_the_focus_of_crops():
     processor = WBCImageProcessor(size=128)
     fields = [draw_field(label, 1) for label in ("eosinophil", "lymphocyte", "monocyte")]
     batch = torch.cat([processor.preprocess_cells(field)["pixel_values"][:1] for field in fields])
-    sharp, blurred = measure_sharp_and_blurred([batch[:2], batch[2:]])
+    sharp, blurred = measure_focus(batch), measure_blurred(batch)
     assert sharp.shape == blurred.shape == (3,)
     assert (blurred < sharp).all()
     assert blurred.max() < sharp.min()
