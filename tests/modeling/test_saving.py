@@ -20,6 +20,7 @@ FOLDER = {
     "configuration_wbc.py",
     "detection_wbc.py",
     "field_wbc.py",
+    "heads_wbc.py",
     "image_processing_wbc.py",
     "loss_wbc.py",
     "model.safetensors",
