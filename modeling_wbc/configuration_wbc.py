@@ -98,10 +98,9 @@ class WBCConfig(ResNetConfig):
             raise ValueError(
                 f"layer_type must be 'basic', the two-convolution residual block of ResNet-34, got {self.layer_type!r}"
             )
-        if self.norm_layout not in NORM_LAYOUTS:
-            raise ValueError(f"norm_layout must be one of {', '.join(NORM_LAYOUTS)}, got {self.norm_layout!r}")
-        if self.mining not in MINING:
-            raise ValueError(f"mining must be one of {', '.join(MINING)}, got {self.mining!r}")
+        for name, allowed in (("norm_layout", NORM_LAYOUTS), ("mining", MINING)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("center_loss_weight", "center_loss_margin", "stage_loss_weight", "attribute_loss_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")

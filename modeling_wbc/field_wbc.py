@@ -215,9 +215,9 @@ def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
             novelty=novelty,
             known=max_novelty is None or novelty <= max_novelty,
             activation_map=activation_map,
-            stage=max(stages, key=stages.get, default=None),
+            stage=max(stages, key=stages.__getitem__, default=None),
             stage_probabilities=stages,
-            attributes={name: max(values, key=values.get) for name, values in attributes.items()},
+            attributes={name: max(values, key=values.__getitem__) for name, values in attributes.items()},
             attribute_probabilities=attributes,
         )
         crop.field.cells.append(cell)
@@ -234,10 +234,10 @@ def _stage_and_attributes(
     stages, first = {}, 0
     for owner, names in config.active_stages.items():
         if owner == label:
-            stages = probabilities(names, outputs.stage_logits[number, first : first + len(names)])
+            stages = probabilities(names, outputs["stage_logits"][number, first : first + len(names)])
         first += len(names)
     attributes = {
-        name: probabilities(values, outputs.attribute_logits[name][number])
+        name: probabilities(values, outputs["attribute_logits"][name][number])
         for name, values in config.active_attributes.items()
     }
     return stages, attributes

@@ -201,9 +201,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
         stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
         if self.attribute_head is None:
             return stage_logits, None
-        sizes = [len(values) for values in self.config.attributes.values()]
-        parts = self.attribute_head(embeddings).split(sizes, dim=1)
-        return stage_logits, dict(zip(self.config.attributes, parts, strict=True))
+        attributes = self.config.attributes or {}
+        parts = self.attribute_head(embeddings).split([*map(len, attributes.values())], dim=1)
+        return stage_logits, dict(zip(attributes, parts, strict=True))
 
     def total_loss(self, losses: dict[str, Tensor]) -> Tensor:
         """Sum of the parts of the loss by their names in the output, times their weights in the configuration."""

@@ -141,6 +141,6 @@ def _figures_of_labels(
         accuracy = float(np.mean(predicted == true))
         figures.append({"accuracy": accuracy, "macro_f1": float(macro_f1), "num_images": len(true)})
     figures.append({name: float(np.mean([label[name] for label in figures])) for name in ("accuracy", "macro_f1")})
-    shown = None if photographs is None else [photographs[row] for row in rows]
+    shown = None if photographs is None else [photographs[row] for row in rows.tolist()]
     intervals = bootstrap_labels(predictions, references, sizes, strata[rows], photographs=shown)
     return [label | {"intervals": drawn} for label, drawn in zip(figures, intervals, strict=True)]

@@ -67,7 +67,7 @@ def bootstrap_labels(
     predictions: np.ndarray,
     references: np.ndarray,
     sizes: Sequence[int],
-    strata: Sequence[int],
+    strata: np.ndarray | Sequence[int],
     *,
     photographs: Sequence[str | None] | None = None,
     resamples: int = 2000,

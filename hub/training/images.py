@@ -45,6 +45,9 @@ class CellImages(torch.utils.data.Dataset):
         stain: Applied to every image before cell detection, see `StainJitter`.
         config: The configuration of the model. Without it, there are no `stage_ids` and `attribute_ids`.
 
+    Raises:
+        ValueError: Neither `label_ids` nor `config` is given.
+
     Attributes:
         epoch: The epoch that the augmentation depends on, an int.
         boxes: (N, 4) float32, the box of the foremost cell of each row; NaN where it was not looked for yet.
@@ -64,6 +67,8 @@ class CellImages(torch.utils.data.Dataset):
         self.dataset = dataset
         self.image_processor = image_processor
         if label_ids is None:
+            if config is None:
+                raise ValueError("got neither label_ids nor config, which tell the model's class ids: give one")
             label_ids = [config.label2id[name] for name in dataset.features["label"].names]
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
