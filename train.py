@@ -35,6 +35,7 @@ from hub.training.arguments import IMAGENET_WEIGHTS, DataArguments, ModelArgumen
 from hub.training.augmentation import AUGMENTATIONS, OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
 from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
+from hub.training.heads import head_names
 from hub.training.images import CellImages, only_of
 from hub.training.process import set_up_process
 from hub.training.report import (
@@ -84,18 +85,15 @@ def main(arguments: list[str] | None = None) -> None:
     set_seed(args.seed)
 
     dataset, cut = load_dataset(data_args, args)
-    dataset_names = next(iter(dataset.values())).features["label"].names  # the same in every split
     source = base_weights(model_args, data_args, imagenet_weights_of(model_args.architecture))
-    model = load_network(model_args, source, dataset_names, args.do_train)
+    model = load_network(model_args, source, dataset, args.do_train)
     check_model(model, args)
     baseline = None if isinstance(model, WBCForImageClassification) else describe_baseline(model)
     image_processor = load_image_processor(
         source, model.config.image_size, data_args.find_cell, normalization_of(model)
     )
-    # The model's order of the classes counts, which need not be the dataset's.
-    label_ids = [model.config.label2id[name] for name in dataset_names]
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    images = partial(CellImages, image_processor=image_processor, label_ids=label_ids, seed=args.seed)
+    images = partial(CellImages, image_processor=image_processor, config=model.config, seed=args.seed)
     trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
     if is_finished(trainer):
         return
@@ -155,18 +153,19 @@ def imagenet_weights_of(architecture: str | None) -> str:
     return BASELINES[architecture].weights if architecture in BASELINES else IMAGENET_WEIGHTS
 
 
-def load_network(args: NetworkArguments, source: str | None, names: Sequence[str], do_train: bool) -> PreTrainedModel:
+def load_network(args: NetworkArguments, source: str | None, dataset: DatasetDict, do_train: bool) -> PreTrainedModel:
     """Load the paper's network, or the baseline that `--architecture` or the weights name.
 
     Args:
         args: The architecture and its settings.
         source: The weights, by folder or id; None for random ones.
-        names: The classes of the dataset.
+        dataset: Names the classes, stages and attributes; baselines leave out the last two.
         do_train: Whether the model is trained, so that a new classifier is allowed.
 
     Raises:
         UserError: The weights cannot be loaded, or do not match the architecture or the classes.
     """
+    names = next(iter(dataset.values())).features["label"].names  # the same in every split
     if source is None and not do_train:
         raise UserError("without training, name the folder of a trained model as --model_name_or_path.")
     with loading_weights(source):
@@ -178,7 +177,7 @@ def load_network(args: NetworkArguments, source: str | None, names: Sequence[str
             return load_baseline(architecture, source, names, args.image_size, do_train)
         if held is not None:
             raise UserError(f"{source} holds {held}, which --architecture {PAPER_NETWORK} does not start from.")
-        return load_model(args, source, names, do_train)
+        return load_model(args, source, names, do_train, head_names(dataset, do_train))
 
 
 def build_trainer(

@@ -1,5 +1,7 @@
 """Configuration of the IBN-ResNet34 white-blood-cell classifier."""
 
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from transformers import ResNetConfig
@@ -43,9 +45,17 @@ class WBCConfig(ResNetConfig):
             its novelty.
         min_focus (`float`, *optional*): focus threshold, above 0: `analyze` marks a cell whose crop has a smaller
             [`Cell.focus`] as unknown, since it is out of focus. Fitted after training; with None, no cell is.
+        stages (dict of lists of `str`, *optional*): names of the stages of maturation of each type that has any, such
+            as `{"neutrophil": ["band neutrophil", "segmented neutrophil"]}`. Their order is that of the stage ids.
+        attributes (dict of lists of `str`, *optional*): names of the values of each attribute of a cell, such as
+            `{"cell_size": ["big", "small"]}`. Their order is that of the attribute ids.
+        stage_loss_weight (`float`, defaults to 1.0): weight of the stages' cross entropy in the loss, at least 0. With
+            0, the model has no stage head.
+        attribute_loss_weight (`float`, defaults to 1.0): the same of the attributes.
 
     Raises:
-        ValueError: if an argument is outside the values given above.
+        ValueError: if an argument is outside the values given above, or names of stages or attributes are missing or
+            repeated.
     """
 
     model_type = "wbc"
@@ -58,6 +68,10 @@ class WBCConfig(ResNetConfig):
         "hidden_states",
         "cross_entropy",
         "center_loss",
+        "stage_logits",
+        "attribute_logits",
+        "stage_loss",
+        "attribute_loss",
     ]
 
     hidden_sizes: list[int] | tuple[int, ...] | None = (64, 128, 256, 512)
@@ -72,6 +86,10 @@ class WBCConfig(ResNetConfig):
     temperature: float = 1.0
     max_novelty: float | None = None
     min_focus: float | None = None
+    stages: dict[str, list[str]] | None = None
+    attributes: dict[str, list[str]] | None = None
+    stage_loss_weight: float = 1.0
+    attribute_loss_weight: float = 1.0
 
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
@@ -84,14 +102,12 @@ class WBCConfig(ResNetConfig):
             raise ValueError(
                 f"layer_type must be 'basic', the two-convolution residual block of ResNet-34, got {self.layer_type!r}"
             )
-        if self.norm_layout not in NORM_LAYOUTS:
-            raise ValueError(f"norm_layout must be one of {', '.join(NORM_LAYOUTS)}, got {self.norm_layout!r}")
-        if self.mining not in MINING:
-            raise ValueError(f"mining must be one of {', '.join(MINING)}, got {self.mining!r}")
-        if self.center_loss_weight < 0:
-            raise ValueError(f"center_loss_weight must be at least 0, got {self.center_loss_weight}")
-        if self.center_loss_margin < 0:
-            raise ValueError(f"center_loss_margin must be at least 0, got {self.center_loss_margin}")
+        for name, allowed in (("norm_layout", NORM_LAYOUTS), ("mining", MINING)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("center_loss_weight", "center_loss_margin", "stage_loss_weight", "attribute_loss_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.center_loss_alpha <= 1:
             raise ValueError(f"center_loss_alpha must be in [0, 1], got {self.center_loss_alpha}")
         if not self.temperature > 0:
@@ -100,6 +116,29 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
         if self.min_focus is not None and not self.min_focus > 0:
             raise ValueError(f"min_focus must be above 0 or None, got {self.min_focus}")
+        stages, attributes = self.stages or {}, self.attributes or {}
+        _check_names("stages", stages.values(), list(itertools.chain(*stages.values())))
+        _check_names("attributes", attributes.values())
+
+    @property
+    def active_stages(self) -> dict[str, list[str]]:
+        """The `stages` that the model has a head for: none with a weight of 0."""
+        return (self.stages or {}) if self.stage_loss_weight else {}
+
+    @property
+    def active_attributes(self) -> dict[str, list[str]]:
+        """The `attributes` that the model has a head for: none with a weight of 0."""
+        return (self.attributes or {}) if self.attribute_loss_weight else {}
+
+
+def _check_names(what: str, lists: Iterable[list[str]], together: Sequence[str] = ()) -> None:
+    """Raise ValueError if one of the lists is empty, or if it, or `together`, holds a name twice."""
+    for names in lists:
+        if not names:
+            raise ValueError(f"{what} must have one name or more in each list")
+    for names in (*lists, together):
+        if len(set(names)) < len(names):
+            raise ValueError(f"{what} must have different names, got {list(names)}")
 
 
 WBCConfig.register_for_auto_class()

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from .configuration_wbc import WBCConfig
 from .focus_wbc import measure_focus
 from .fonts_wbc import legible
 from .image_processing_wbc import WBCImageProcessor, upright_rgb
+from .output_wbc import WBCImageClassifierOutput
 
 # Classes of a model that a differential count of white cells leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
@@ -45,6 +46,10 @@ class Cell:
         focus: ratio of fine to coarse detail of the crop, at least 0, see [`measure_focus`]; above 1 for most sharp
             cells.
         remark: why the cell is not `known`, see [`remark_on`]; None for a known cell.
+        stage: the most probable stage of maturation among those of `label`; None where the model knows none of it.
+        stage_probabilities: the probability of every stage of `label`, summing to 1; not calibrated.
+        attributes: the most probable value of each attribute, by its name.
+        attribute_probabilities: the probability of every value of each attribute, by its name; not calibrated.
     """
 
     box: tuple[float, float, float, float]
@@ -58,6 +63,10 @@ class Cell:
     activation_map: list[list[float]]
     focus: float | None = None
     remark: str | None = None
+    stage: str | None = None
+    stage_probabilities: dict[str, float] = field(default_factory=dict)
+    attributes: dict[str, str] = field(default_factory=dict)
+    attribute_probabilities: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         left, top, right, bottom = (round(side) for side in self.box)
@@ -77,17 +86,27 @@ class Field:
         cells: the cells, in descending order of their score.
         labels: the model's types, in the order of its classes.
         pages: the number of pages or frames of the file, of which the first was analysed.
+        stages: the stages of each type of which the model tells them, see [`WBCConfig.stages`].
     """
 
     cells: list[Cell]
     labels: tuple[str, ...]
     pages: int = 1
+    stages: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of known cells of each type."""
         found = [cell.label for cell in self.cells if cell.known]
         return {label: found.count(label) for label in self.labels}
+
+    @property
+    def stage_counts(self) -> dict[str, dict[str, int]]:
+        """Number of known cells of each stage, by its type; their sum is the type's of `counts`."""
+        found = [(cell.label, cell.stage) for cell in self.cells if cell.known]
+        return {
+            label: {stage: found.count((label, stage)) for stage in stages} for label, stages in self.stages.items()
+        }
 
     @property
     def unknown(self) -> int:
@@ -183,6 +202,7 @@ def analyze_images(
     """
     one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read") or not isinstance(images, Iterable)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    stages = {label: names for label, names in model.config.active_stages.items() if label in labels}
     fields, crops = [], []
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -192,7 +212,7 @@ def analyze_images(
             pages = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
             cells = image_processor.preprocess_cells(read)
             del image, read  # while crops of small images wait for a full batch, the next image may be a large one
-            fields.append(Field([], labels, pages))
+            fields.append(Field([], labels, pages, stages))
             columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
             for *place, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
                 crops.append(_Crop(fields[-1], *place, pixel_values))
@@ -235,10 +255,11 @@ def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
     maps = model.position_logits(outputs.hidden_states[-1])[torch.arange(len(crops)), likeliest]
     probabilities = outputs.logits.float().softmax(-1)
     columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float(), measure_focus(pixel_values))
-    for crop, row, index, distance, novelty, activation_map, focus in zip(
-        crops, *(column.tolist() for column in columns), strict=True
+    for number, (crop, row, index, distance, novelty, activation_map, focus) in enumerate(
+        zip(crops, *(column.tolist() for column in columns), strict=True)
     ):
         labels, remark = crop.field.labels, remark_on(novelty, focus, model.config)
+        stages, attributes = _stage_and_attributes(model.config, outputs, number, labels[index])
         cell = Cell(
             box=tuple(crop.box),
             crop_box=tuple(crop.crop_box),
@@ -251,5 +272,29 @@ def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
             activation_map=activation_map,
             focus=focus,
             remark=remark,
+            stage=max(stages, key=stages.__getitem__, default=None),
+            stage_probabilities=stages,
+            attributes={name: max(values, key=values.__getitem__) for name, values in attributes.items()},
+            attribute_probabilities=attributes,
         )
         crop.field.cells.append(cell)
+
+
+def _stage_and_attributes(
+    config: WBCConfig, outputs: WBCImageClassifierOutput, number: int, label: str
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """The probability of each stage of a type, and of each value of each attribute, of one image of a batch."""
+
+    def probabilities(names: list[str], logits: Tensor) -> dict[str, float]:
+        return dict(zip(names, logits.float().softmax(-1).tolist(), strict=True))
+
+    stages, first = {}, 0
+    for owner, names in config.active_stages.items():
+        if owner == label:
+            stages = probabilities(names, outputs["stage_logits"][number, first : first + len(names)])
+        first += len(names)
+    attributes = {
+        name: probabilities(values, outputs["attribute_logits"][name][number])
+        for name, values in config.active_attributes.items()
+    }
+    return stages, attributes

@@ -12,16 +12,20 @@ from transformers import initialization as init
 from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
 from transformers.models.resnet.modeling_resnet import ResNetModel
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
 from .field_wbc import Field, analyze_images
+from .heads_wbc import HeadLosses, LabelLoss
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
 from .pretrained_wbc import WBCPreTrainedModel
+
+logger = logging.get_logger(__name__)
 
 
 class WBCModel(WBCPreTrainedModel, ResNetModel):
@@ -33,7 +37,7 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
     """
 
     # Head weights, ignored when loading the backbone.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(classifier|center_loss|novelty)\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(classifier|center_loss|novelty|\w+_head)\."]
 
     def __init__(self, config: WBCConfig):
         super().__init__(config)
@@ -79,9 +83,16 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
 class WBCForImageClassification(WBCPreTrainedModel):
     """[`WBCModel`] with a linear classifier, trained by cross entropy and the hard-mined centre loss.
 
+    With `config.stages` and `config.attributes`, further linear heads tell a cell's stage of maturation and its
+    attributes from the same embedding.
+
     The state dict is that of [`transformers.ResNetForImageClassification`] plus the class centres,
-    `center_loss.centers` (K, 512), and the OOD statistics, `novelty.mean` (128,) and `novelty.whitening` (128, 128).
+    `center_loss.centers` (K, 512), the OOD statistics, `novelty.mean` (128,) and `novelty.whitening` (128, 128), and
+    `weight` and `bias` of `stage_head` and `attribute_head`, whose rows are in the order of the configuration.
     """
+
+    # A model without the heads may be loaded from weights that have them.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^\w+_head\."]
 
     def __init__(self, config: WBCConfig):
         super().__init__(config)
@@ -95,7 +106,18 @@ class WBCForImageClassification(WBCPreTrainedModel):
             mining=config.mining,
         )
         self.novelty = SmearNovelty(config.hidden_sizes[0])
+        stages, attributes = (
+            sum(map(len, names.values())) for names in (config.active_stages, config.active_attributes)
+        )
+        self.stage_head = nn.Linear(config.hidden_sizes[-1], stages) if stages else None
+        self.attribute_head = nn.Linear(config.hidden_sizes[-1], attributes) if attributes else None
+        self.head_losses = HeadLosses(config)
         self.post_init()
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LabelLoss):
+            init.copy_(module.columns, module.make_columns())
 
     def _reset_fitted_values(self, saved: dict, info: dict) -> None:
         new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
@@ -106,24 +128,40 @@ class WBCForImageClassification(WBCPreTrainedModel):
             self.config.max_novelty = None
         if has_new_head:
             self.center_loss.centers.zero_()
+        for head, what in (("stage_head", "stages"), ("attribute_head", "attributes")):
+            if any(name.startswith(f"{head}.") for name in new):
+                logger.warning(f"the weights have none for these {what}: {head} starts at random, so train it")
 
     @can_return_tuple
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        stage_ids: Tensor | None = None,
+        attribute_ids: Tensor | None = None,
     ) -> WBCImageClassifierOutput:
         """Classify images of white blood cells.
+
+        The names of the last two arguments lack the word "label": transformers' `Trainer` takes every argument that
+        has it for a label that each batch must hold, and gives no loss and no metric for one without.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(N, C, H, W)`): normalised images, C being `config.num_channels`.
             labels (`torch.LongTensor` of shape `(N,)`, *optional*): class indices in [0, K), for the loss. In training
                 mode, they also move the class centres.
             output_hidden_states (`bool`, *optional*): whether to return the feature maps before and after every stage.
+            stage_ids (`torch.LongTensor` of shape `(N,)`, *optional*): positions of the stages in the lists of
+                `config.stages` one after the other, -100 where the stage is unknown, for the loss.
+            attribute_ids (`torch.LongTensor` of shape `(N, A)`, *optional*): positions of the values of the A
+                attributes in the lists of `config.attributes`, -100 where one is unknown, for the loss.
 
         Returns:
             A [`WBCImageClassifierOutput`].
 
         Raises:
-            ValueError: if a shape differs from the above or a label is out of range.
+            ValueError: if a shape differs from the above, a label or id is out of range, or ids are given for a head
+                that the model does not have.
         """
         if labels is not None:
             check_labels(labels, pixel_values.shape[0], self.config.num_labels)
@@ -137,22 +175,39 @@ class WBCForImageClassification(WBCPreTrainedModel):
             offsets = embeddings[:, None].float() - self.center_loss.centers.float()
             distance = offsets.square().sum(-1).amin(1).sqrt()
             novelty = None if self.training else self.novelty(outputs.hidden_states[1])
+        stage_logits, attribute_logits = self._head_logits(embeddings)
 
-        loss = cross_entropy = center_loss = None
+        loss, losses = None, {}
         if labels is not None:
-            cross_entropy = F.cross_entropy(logits.float(), labels)
-            center_loss = self.center_loss(embeddings, labels)
-            loss = cross_entropy + self.config.center_loss_weight * center_loss
+            losses["cross_entropy"] = F.cross_entropy(logits.float(), labels)
+            losses["center_loss"] = self.center_loss(embeddings, labels)
+        if any(ids is not None for ids in (labels, stage_ids, attribute_ids)):
+            losses |= self.head_losses(stage_logits, attribute_logits, stage_ids, attribute_ids)
+            loss = self.total_loss(losses)
         return WBCImageClassifierOutput(
             loss=loss,
             logits=logits,
             distance=distance,
             novelty=novelty,
+            stage_logits=stage_logits,
+            attribute_logits=attribute_logits,
             embeddings=embeddings,
             hidden_states=outputs.hidden_states if output_hidden_states else None,
-            cross_entropy=cross_entropy,
-            center_loss=center_loss,
+            **losses,
         )
+
+    def _head_logits(self, embeddings: Tensor) -> tuple[Tensor | None, dict[str, Tensor] | None]:
+        """Logits (N, S) of the stages and, by name, (N, V) of each attribute; None without the head."""
+        stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
+        if self.attribute_head is None:
+            return stage_logits, None
+        attributes = self.config.attributes or {}
+        parts = self.attribute_head(embeddings).split([*map(len, attributes.values())], dim=1)
+        return stage_logits, dict(zip(attributes, parts, strict=True))
+
+    def total_loss(self, losses: dict[str, Tensor]) -> Tensor:
+        """Sum of the parts of the loss by their names in the output, times their weights in the configuration."""
+        return sum(getattr(self.config, f"{name}_weight", 1) * loss for name, loss in losses.items())
 
     def class_activation_maps(self, pixel_values: Tensor) -> Tensor:
         r"""Exact contributions of each part of an image to each logit (Zhou et al. 2016).

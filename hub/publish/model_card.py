@@ -13,6 +13,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from hub.data.bccd import BCCD_PUBLISHED
 from hub.data.columns import class_counts
 from hub.evaluation.format import markdown_table, markdown_table_1
+from hub.evaluation.heads import heads_rows
 from hub.evaluation.plots import plot_confusion_matrix, plot_learning_curves
 from hub.evaluation.subsets import parts_rows
 
@@ -123,6 +124,7 @@ def write_card(folder: str | Path, facts: CardFacts) -> Path:
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
         parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
+        heads=markdown_table(rows) if len(rows := heads_rows(results)) > 1 else None,
         kept="kept" in results,
         onnx=(folder / ONNX_NAME).is_file(),
         plots={name: title for name, title in PLOTS.items() if (folder / name).is_file()},

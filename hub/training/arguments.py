@@ -114,6 +114,20 @@ class ModelArguments:
             "loss. Default: that of the weights, or 'batch'.",
         },
     )
+    stage_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the stages' cross entropy in the loss, for a dataset with a column `stage`; 0 switches "
+            "the head off. Default: that of the weights, or 1."
+        },
+    )
+    attribute_loss_weight: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the attributes' cross entropy in the loss, for a dataset with further columns of class "
+            "labels; 0 switches the head off. Default: that of the weights, or 1."
+        },
+    )
     image_size: int | None = field(
         default=None,
         metadata={

@@ -120,7 +120,7 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
     if has_ood_score:
         model.config.temperature = temperature
         model.config.max_novelty = fit_threshold(output.predictions[2], validation.origins)
-        model.config.min_focus = fit_focus(trainer, validation, output.predictions[3])
+        model.config.min_focus = fit_focus(trainer, validation, output.predictions[-1])
         fitted += f", OOD threshold {model.config.max_novelty:.2f}, focus threshold {model.config.min_focus:.2f}"
     else:
         divide_logits(model, temperature)

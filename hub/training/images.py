@@ -11,12 +11,14 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from transformers import PreTrainedConfig
 from transformers.image_utils import ChannelDimension
 
 from hub.data.columns import origins
 from hub.files import UserError
 from hub.training.augmentation import CellCrop
-from modeling_wbc import WBCImageProcessor
+from hub.training.heads import head_ids
+from modeling_wbc import WBCConfig, WBCImageProcessor
 from modeling_wbc.reading_wbc import read_image
 
 
@@ -29,6 +31,8 @@ def foremost_cell(image_processor: WBCImageProcessor, image: Image.Image) -> Ten
 class CellImages(torch.utils.data.Dataset):
     """Rows of a `datasets.Dataset` as the model's input: `pixel_values` (3, H, W) float32 and `labels`, an int.
 
+    For a model with the heads, also `stage_ids` and `attribute_ids`, int64 (A,), see `hub.training.heads.head_ids`.
+
     The augmentation of a row depends on seed, epoch and row alone, so that a resumed run sees the same images, with
     any number of worker processes.
 
@@ -38,26 +42,36 @@ class CellImages(torch.utils.data.Dataset):
     Args:
         dataset: Rows with `image` and `label`, and optionally `dataset`, `photograph` and `foremost_cell`.
         image_processor: Resizes and normalises the images, and detects and crops cells if `do_find_cell` is set.
-        label_ids: The model's class id of each of the dataset's labels.
+        label_ids: The model's class id of each of the dataset's labels. Default: by their names in `config`.
         augment: Applied to training images; None for evaluation.
         seed: Seed of the augmentation.
         stain: Applied to every image before cell detection, see `StainJitter`.
+        config: The configuration of the model. Without it, there are no `stage_ids` and `attribute_ids`.
+
+    Raises:
+        ValueError: Neither `label_ids` nor `config` is given.
 
     Attributes:
         boxes: (N, 4) float32, the box of the foremost cell of each row; NaN where it was not looked for yet.
+        head_ids: `stage_ids` (N,) and `attribute_ids` (N, A) of all rows, as far as the model has the heads.
     """
 
     def __init__(
         self,
         dataset: Dataset,
         image_processor: WBCImageProcessor,
-        label_ids: list[int],
+        label_ids: list[int] | None = None,
         augment: Callable | None = None,
         seed: int = 0,
         stain: Callable | None = None,
+        config: PreTrainedConfig | None = None,
     ):
         self.dataset = dataset.cast_column("image", ImageFeature(decode=False))  # `read_image` decodes
         self.image_processor = image_processor
+        if label_ids is None:
+            if config is None:
+                raise ValueError("got neither label_ids nor config, which tell the model's class ids: give one")
+            label_ids = [config.label2id[name] for name in dataset.features["label"].names]
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
         self.seed = seed
@@ -68,6 +82,7 @@ class CellImages(torch.utils.data.Dataset):
         if "foremost_cell" in dataset.column_names:
             self.boxes[:] = torch.tensor(dataset["foremost_cell"][:])
         self.stain = stain
+        self.head_ids = head_ids(dataset, config) if isinstance(config, WBCConfig) else {}
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the augmentation depends on."""
@@ -95,7 +110,8 @@ class CellImages(torch.utils.data.Dataset):
         # Named explicitly, since a crop of three pixels' height and width would be ambiguous.
         form = {"input_data_format": ChannelDimension.FIRST} if isinstance(image, Tensor) else {}
         inputs = self.image_processor(image, do_find_cell=False, return_tensors="pt", **form)
-        return {"pixel_values": inputs["pixel_values"][0], "labels": self.labels[index]}
+        row = {"pixel_values": inputs["pixel_values"][0], "labels": self.labels[index]}
+        return row | {name: ids[index] for name, ids in self.head_ids.items()}
 
     def _view(self, image: Image.Image, index: int) -> Image.Image | Tensor:
         """Return the augmented crop of the foremost cell, or the augmented image where no cell is wanted or found."""

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers import PreTrainedConfig
 from transformers.trainer_utils import PredictionOutput
 
 from hub.evaluation.compare import write_predictions
 from hub.evaluation.format import table_1, text_table
+from hub.evaluation.heads import evaluate_attributes, evaluate_stages, heads_rows
 from hub.evaluation.subsets import KNOWN_COLUMNS, evaluate_logits, parts_rows
 from hub.files import write_json
 from hub.training.arguments import DataArguments
@@ -39,18 +41,22 @@ def evaluate_split(
         seen_fields: The fields, by the column `field`, of which the training split has images.
 
     Returns:
-        The results, as `hub.evaluation.subsets.evaluate_logits` gives them, and the Trainer's figures.
+        The results, as `hub.evaluation.subsets.evaluate_logits` gives them, the Trainer's figures and, as `stages` and
+        `attributes`, the figures of `hub.evaluation.heads` where the model has the heads and the split the labels.
     """
     output, columns, scores = predict_split(trainer, images, names, split)
     logits = logits_of(output.predictions)
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
     accepted = accepted_by(trainer.model.config, scores)
     results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, accepted)
+    results |= _evaluate_heads(trainer.model.config, output, images, names, columns.get("photograph"))
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir, f"{split}_results.json"), results)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
         if results["subsets"]:
             print(f"\n{split}, in parts\n{text_table(parts_rows(results))}")
+        if len(rows := heads_rows(results)) > 1:
+            print(f"\n{split}, stages and attributes\n{text_table(rows)}")
     return results
 
 
@@ -73,7 +79,7 @@ def predict_split(
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     scores = {}
     if isinstance(output.predictions, tuple):
-        _, scores["distance"], scores["novelty"], scores["focus"] = output.predictions
+        _, scores["distance"], scores["novelty"], *_, scores["focus"] = output.predictions
     if trainer.is_world_process_zero():
         shown = {name: map("{:.4f}".format, values) for name, values in scores.items()}
         path = Path(trainer.args.output_dir, f"{split}_predictions.csv")
@@ -105,6 +111,36 @@ def is_finished(trainer: WBCTrainer) -> bool:
         f"larger --num_train_epochs, or evaluate it with --do_eval --model_name_or_path {folder}."
     )
     return True
+
+
+def _evaluate_heads(
+    config: PreTrainedConfig,
+    output: PredictionOutput,
+    images: CellImages,
+    names: Sequence[str],
+    photographs: Sequence[str | None] | None,
+) -> dict[str, dict]:
+    """Return the figures of the stages and the attributes, as far as the model has the heads and `images` the labels.
+
+    Args:
+        config: The configuration of the model.
+        output: What the model predicts, see `WBCTrainer.predict`.
+        images: What `output` was predicted for.
+        names: The class names, in the order of the model's class ids.
+        photographs: The photograph of each image, if the split has this column.
+    """
+    results = {}
+    if "stage_ids" in images.head_ids:
+        logits, _, _, stage_logits, *_ = output.predictions
+        ids = images.head_ids["stage_ids"].numpy()
+        results["stages"] = evaluate_stages(
+            logits, stage_logits, output.label_ids, ids, names, config.active_stages, photographs
+        )
+    if "attribute_ids" in images.head_ids:
+        *_, attribute_logits, _ = output.predictions
+        ids = images.head_ids["attribute_ids"].numpy()
+        results["attributes"] = evaluate_attributes(attribute_logits, ids, output.label_ids, photographs)
+    return {name: figures for name, figures in results.items() if figures}
 
 
 def save_training(trainer: WBCTrainer, description: dict) -> None:
@@ -228,4 +264,8 @@ def _describe_network(config) -> tuple[str, str]:
     if config.mining == "none":
         kind, terms = "centre loss", ""
     loss = f"cross entropy + {config.center_loss_weight} x {kind} ({terms}alpha {config.center_loss_alpha})"
+    if config.active_stages:
+        loss += f" + {config.stage_loss_weight} x cross entropy of the stages"
+    if config.active_attributes:
+        loss += f" + {config.attribute_loss_weight} x mean cross entropy of {len(config.active_attributes)} attributes"
     return f"ResNet-34, norm layout {config.norm_layout}", loss

@@ -22,6 +22,8 @@ from modeling_wbc.focus_wbc import measure_focus
 logger = logging.getLogger(__name__)
 
 TRAINING_NAME = "train_results.json"
+# The outputs of a model that are predicted beside its logits, in this order.
+PREDICTED = ("distance", "novelty", "stage_logits", "attribute_logits")
 
 
 class AugmentationEpoch(TrainerCallback):
@@ -89,7 +91,7 @@ class WBCTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the model's loss, and in training add the parts of it to those to be logged.
 
-        With label smoothing, the cross entropy in it is the smoothed one.
+        With label smoothing, each cross entropy in it is the smoothed one.
 
         Raises:
             UserError: The loss in training is not finite.
@@ -99,18 +101,21 @@ class WBCTrainer(Trainer):
         loss = outputs["loss"]
         if model.training:
             if self.args.label_smoothing_factor:
-                loss = self._smoothed_loss(outputs, inputs["labels"])
+                loss = self._smoothed_loss(outputs, inputs)
             self._check_finite(loss)
             self._add_to_log(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
-    def _smoothed_loss(self, outputs, labels: Tensor) -> Tensor:
-        """Return the loss with label smoothing in its cross entropy."""
+    def _smoothed_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the loss with label smoothing in the cross entropy of the types and of the other heads."""
         smoothing = self.args.label_smoothing_factor
-        loss = F.cross_entropy(outputs["logits"].float(), labels, label_smoothing=smoothing)
-        if outputs.get("center_loss") is not None:  # baselines have none
-            loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
-        return loss
+        loss = F.cross_entropy(outputs["logits"].float(), inputs["labels"], label_smoothing=smoothing)
+        if outputs.get("center_loss") is None:  # baselines have none
+            return loss
+        values = (outputs.get("stage_logits"), outputs.get("attribute_logits"))
+        ids = (inputs.get("stage_ids"), inputs.get("attribute_ids"))
+        losses = self.model.head_losses(*values, *ids, label_smoothing=smoothing)
+        return self.model.total_loss({"cross_entropy": loss, "center_loss": outputs["center_loss"], **losses})
 
     def planned_steps(self) -> int:
         """The number of optimiser steps of the whole run."""
@@ -131,27 +136,30 @@ class WBCTrainer(Trainer):
         if outputs.get("center_loss") is not None:
             logged["cross_entropy"], logged["center_loss"] = outputs["cross_entropy"], outputs["center_loss"]
             logged["active_fraction"] = self.model.center_loss.active_fraction
+        logged |= {name: outputs[name] for name in ("stage_loss", "attribute_loss") if outputs.get(name) is not None}
         for name, value in logged.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.steps += 1
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
-        """Predict logits and, with a model that has them, distance and novelty, and the focus of the images.
+        """Predict logits; with a model that has them also distance, novelty, and the logits of stages and attributes.
+
+        Of a model with an OOD score, the focus of the images comes last.
 
         Args:
             test_dataset: `CellImages`.
-            ignore_keys: Outputs to leave out. Default: those of the model's configuration but distance and novelty.
+            ignore_keys: Outputs to leave out. Default: those of the model's configuration but the above.
             metric_key_prefix: The prefix of the metrics' names.
         """
         if ignore_keys is None:
             ignored = getattr(self.model.config, "keys_to_ignore_at_inference", ())
-            ignore_keys = [key for key in ignored if key not in ("distance", "novelty")]
+            ignore_keys = [key for key in ignored if key not in PREDICTED]
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Predict a batch; of a model with an OOD score also the focus of its images, behind the novelty."""
+        """Predict a batch; of a model with an OOD score, where it is asked for, also the focus of its images, last."""
         loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        if isinstance(logits, tuple) and len(logits) == 3:  # logits, distance and novelty, which `predict` asks for
+        if isinstance(logits, tuple) and "novelty" not in (ignore_keys or ()):
             logits = (*logits, measure_focus(inputs["pixel_values"]))
         return loss, logits, labels
 

@@ -1,5 +1,6 @@
 """Loading of initial weights: ImageNet, a folder or id, or random."""
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 from hub.files import UserError, one_line
 from hub.training.arguments import IMAGENET_WEIGHTS, DataArguments, ModelArguments
 from hub.training.convert import convert_resnet_state_dict
+from hub.training.heads import HeadNames, choose_heads
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor, WBCModel
 
 
@@ -27,18 +29,21 @@ def base_weights(
 
 def config_overrides(args: ModelArguments) -> dict[str, object]:
     """Return the fields of `WBCConfig` that the arguments set."""
-    names = ("norm_layout", "center_loss_weight", "center_loss_margin", "mining", "image_size")
+    names = (
+        *("norm_layout", "center_loss_weight", "center_loss_margin", "mining", "image_size"),
+        *("stage_loss_weight", "attribute_loss_weight"),
+    )
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
 def load_model(
-    args: ModelArguments, source: str | None, names: Sequence[str], do_train: bool
+    args: ModelArguments, source: str | None, names: Sequence[str], do_train: bool, heads: HeadNames | None = None
 ) -> WBCForImageClassification:
     """Load the paper's network to train or evaluate it.
 
     Weights of the dataset's classes, in any order, are loaded whole. From weights of other classes, training takes
     the backbone and starts with a new classifier and new class centres. Evaluation alone needs weights of a model
-    that knows every class of the dataset.
+    that knows every class of the dataset. The same holds for the heads of stages and attributes, see `choose_heads`.
 
     Args:
         args: Their settings take precedence over those of the weights.
@@ -46,16 +51,19 @@ def load_model(
             torchvision's names, as timm publishes it; None for random ones.
         names: The classes of the dataset.
         do_train: Whether the model is trained, so that a new classifier is allowed.
+        heads: The stages and attributes of the dataset.
 
     Raises:
         OSError: The weights cannot be loaded.
         ValueError: The weights are not those of a ResNet-34.
-        UserError: The weights are to be evaluated on classes that they do not know.
+        UserError: The weights are to be evaluated on classes, stages or attributes that they do not know.
     """
-    overrides = config_overrides(args)
+    overrides, heads = config_overrides(args), heads or HeadNames()
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     if source is None:
-        return WBCForImageClassification(WBCConfig(**labels, **overrides))
+        config = WBCConfig(**labels, **overrides)
+        choose_heads(config, heads, source, do_train)
+        return WBCForImageClassification(config)
     converted = torchvision_weights(source)
     config = WBCConfig(**overrides) if converted else WBCConfig.from_pretrained(source, **overrides)
     known = set() if converted else set(config.id2label.values())
@@ -66,8 +74,9 @@ def load_model(
             f"the dataset's classes {sorted(set(names) - known)} are unknown to {source}, which tells apart "
             f"{sorted(known)}. Evaluate it on a dataset of these, or train it with --do_train."
         )
+    new_heads = choose_heads(config, heads, source, do_train)
     if known == set(names) or not do_train:
-        return WBCForImageClassification.from_pretrained(source, config=config)
+        return _load_all_but(new_heads, source, config)
     config.id2label, config.label2id = labels["id2label"], labels["label2id"]
     model = WBCForImageClassification(config)
     if converted is None:
@@ -75,6 +84,19 @@ def load_model(
         return model
     _load_backbone(model.resnet, converted, source)
     return model
+
+
+def _load_all_but(new_heads: set[str], source: str, config: WBCConfig) -> WBCForImageClassification:
+    """Load weights of this project, except those of the heads in `new_heads`, which are of other names."""
+    held = copy.deepcopy(config)
+    for kind in new_heads:
+        setattr(held, kind, None)
+    model = WBCForImageClassification.from_pretrained(source, config=held)
+    if not new_heads:
+        return model
+    whole = WBCForImageClassification(config)
+    whole.load_state_dict(model.state_dict(), strict=False)  # only the new heads are missing
+    return whole
 
 
 def _load_backbone(backbone: WBCModel, weights: dict[str, Tensor], source: str) -> None:

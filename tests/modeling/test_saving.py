@@ -22,6 +22,7 @@ FOLDER = {
     "field_wbc.py",
     "focus_wbc.py",
     "fonts_wbc.py",
+    "heads_wbc.py",
     "image_processing_wbc.py",
     "loss_wbc.py",
     "model.safetensors",
