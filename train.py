@@ -225,8 +225,8 @@ def evaluate(
     trainer: WBCTrainer, dataset: DatasetDict, images: Callable[..., CellImages], names: Sequence[str]
 ) -> dict:
     """Evaluate the model on every split for evaluation, and return the results of the test split."""
-    has_fields = "train" in dataset and "field" in dataset["train"].column_names
-    seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
+    has_fields = "train" in dataset and "group" in dataset["train"].column_names
+    seen_fields = set(dataset["train"]["group"][:]) - {None} if has_fields else set()
     for split in EVALUATED_SPLITS:
         if split in dataset:
             # The validation images of training have their cells detected already.

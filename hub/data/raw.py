@@ -49,12 +49,13 @@ def subfolders(folder: Path) -> list[Path]:
     )
 
 
-def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
+def list_files(folder: Path, wanted: Sequence[str], all_needed: bool = True) -> list[tuple[Path, str]]:
     """List every file that is not hidden in the class folders of `folder`.
 
     Args:
         folder: The folder that holds the class folders.
         wanted: The names of the classes, which are the names of their folders in lower case.
+        all_needed: Whether a class without a folder is an error.
 
     Returns:
         (file, class name) of each, sorted by class in the order of `wanted`, then by file name.
@@ -71,10 +72,10 @@ def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
             raise UserError(f"two folders of one class: {found[key]} and {child}")
         found[key] = child
     for key in wanted:
-        if key not in found:
+        if key not in found and all_needed:
             raise UserError(f"{folder} holds no class folder {key}; looked for {', '.join(wanted)}")
     files = []
-    for key in wanted:
+    for key in (key for key in wanted if key in found):
         in_class = sorted(path for path in found[key].iterdir() if not path.name.startswith("."))
         if not in_class:
             raise UserError(f"class folder {found[key]} is empty; looked for images")
@@ -126,6 +127,12 @@ def why_unreadable(content: bytes) -> str | None:
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     return None
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """The width and height in pixels of an encoded image."""
+    with PILImage.open(io.BytesIO(content)) as image:
+        return image.size
 
 
 def log_unreadable(unreadable: list[tuple[Path | str, str]]) -> None:

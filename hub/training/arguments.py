@@ -47,14 +47,14 @@ class DataArguments:
     train_on: str | None = field(
         default=None,
         metadata={
-            "help": "The data set, by its name in the column `dataset`, to which training, validation and calibration "
+            "help": "The data set, by its name in the column `lab`, to which training, validation and calibration "
             "are restricted; the test split keeps all, and so measures the transfer to the others. Default: all."
         },
     )
     balanced: bool = field(
         default=False,
         metadata={
-            "help": "Whether to sample the training images evenly over datasets, then classes, then photographs, as "
+            "help": "Whether to sample the training images evenly over labs, then classes, then photographs, as "
             "far as the dataset has these columns; an epoch draws as many as there are, with replacement."
         },
     )

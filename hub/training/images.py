@@ -33,7 +33,7 @@ class CellImages(torch.utils.data.Dataset):
     dataset's column `foremost_cell` (see `foremost_cell`); training images are cropped by `CellCrop`.
 
     Args:
-        dataset: Rows with `image` and `label`, and optionally `dataset`, `photograph` and `foremost_cell`.
+        dataset: Rows with `image` and `label`, and optionally `lab`, `photograph` and `foremost_cell`.
         image_processor: Resizes and normalises the images, and detects and crops cells if `do_find_cell` is set.
         label_ids: The model's class id of each of the dataset's labels.
         augment: Applied to training images; None for evaluation.
@@ -72,8 +72,8 @@ class CellImages(torch.utils.data.Dataset):
 
     @property
     def origins(self) -> list[str]:
-        """The name of each row's data set of origin; the empty string where the column `dataset` is missing."""
-        return self.dataset["dataset"][:] if "dataset" in self.dataset.column_names else [""] * len(self)
+        """The lab of each row; the empty string where the column `lab` is missing."""
+        return self.dataset["lab"][:] if "lab" in self.dataset.column_names else [""] * len(self)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -117,20 +117,20 @@ class CellImages(torch.utils.data.Dataset):
 
 
 def only_of(dataset: DatasetDict, name: str) -> DatasetDict:
-    """Return the splits, with the rows for training and validation reduced to one data set of origin.
+    """Return the splits, with the rows for training and validation reduced to one lab.
 
     Args:
         dataset: With a split `train`.
-        name: The value of the column `dataset` of the rows to keep.
+        name: The value of the column `lab` of the rows to keep.
 
     Raises:
         UserError: The training split has no such rows.
     """
-    known = dataset["train"].unique("dataset") if "dataset" in dataset["train"].column_names else []
+    known = dataset["train"].unique("lab") if "lab" in dataset["train"].column_names else []
     if name not in known:
-        raise UserError(f"--train_on names {name!r}; the column `dataset` of the training split has {known}.")
+        raise UserError(f"--train_on names {name!r}; the column `lab` of the training split has {known}.")
     kept = {}
     for split in {"train", "validation"} & set(dataset):
-        (rows,) = np.nonzero(np.array(dataset[split]["dataset"][:]) == name)
+        (rows,) = np.nonzero(np.array(dataset[split]["lab"][:]) == name)
         kept[split] = dataset[split].select(rows)
     return DatasetDict({**dataset, **kept})
