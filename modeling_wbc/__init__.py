@@ -4,10 +4,11 @@ from .configuration_wbc import WBCConfig
 from .field_wbc import Cell, Field
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
-from .modeling_wbc import WBCForImageClassification, WBCModel, WBCPreTrainedModel
-from .norm_wbc import InstanceBatchNorm2d
+from .modeling_wbc import WBCForImageClassification, WBCModel
+from .norm_wbc import InstanceBatchNorm2d, SyncInstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
+from .pretrained_wbc import WBCPreTrainedModel
 
 __all__ = [
     "Cell",
@@ -15,6 +16,7 @@ __all__ = [
     "HardMinedCenterLoss",
     "InstanceBatchNorm2d",
     "SmearNovelty",
+    "SyncInstanceBatchNorm2d",
     "WBCConfig",
     "WBCForImageClassification",
     "WBCImageClassifierOutput",

@@ -46,8 +46,16 @@ class WBCConfig(ResNetConfig):
     """
 
     model_type = "wbc"
-    # Not predictions: the Trainer would gather them over the whole evaluation split.
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["embeddings", "hidden_states", "cross_entropy", "center_loss"]
+    # The Trainer's predictions are the logits alone, as an image classifier's `compute_metrics` expects. For distance
+    # and novelty too, pass `ignore_keys` without them to `Trainer.predict`.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "distance",
+        "novelty",
+        "embeddings",
+        "hidden_states",
+        "cross_entropy",
+        "center_loss",
+    ]
 
     hidden_sizes: list[int] | tuple[int, ...] | None = (64, 128, 256, 512)
     depths: list[int] | tuple[int, ...] | None = (3, 4, 6, 3)

@@ -135,7 +135,8 @@ def analyze_images(
     """Find the white cells of images and classify them in batches that cells of several images share.
 
     Args:
-        model ([`WBCForImageClassification`]): the classifier; its training mode is restored afterwards.
+        model ([`WBCForImageClassification`]): the classifier; the training mode of each of its modules is restored
+            afterwards.
         images: as in [`WBCForImageClassification.analyze`].
         image_processor: the processor that reads images and finds cells.
         batch_size: number of cells that the network classifies at once.
@@ -149,7 +150,7 @@ def analyze_images(
     one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read") or not isinstance(images, Iterable)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     fields, crops = [], []
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         for image in [images] if one else images:
@@ -165,7 +166,8 @@ def analyze_images(
         if crops:
             _classify(model, crops)
     finally:
-        model.train(training)
+        for module in training:  # not `model.train()`: frozen norms may have been in eval mode
+            module.training = True
     return fields[0] if one else fields
 
 

@@ -1,21 +1,17 @@
 """IBN-ResNet34 for white blood cells: transformers' ResNet with IBN norms and the loss of Ma et al. 2020."""
 
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Iterable
-from functools import cached_property
 from typing import ClassVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.image_utils import ImageInput
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndNoAttention
-from transformers.models.resnet.modeling_resnet import ResNetModel, ResNetPreTrainedModel
-from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
+from transformers.models.resnet.modeling_resnet import ResNetModel
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
@@ -25,91 +21,7 @@ from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
-
-
-class WBCPreTrainedModel(ResNetPreTrainedModel):
-    """Base class: initialisation, loading and saving."""
-
-    config: WBCConfig
-    config_class = WBCConfig
-    base_model_prefix = "resnet"
-    main_input_name = "pixel_values"
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, nn.InstanceNorm2d):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, HardMinedCenterLoss):
-            init.zeros_(module.centers)
-            init.zeros_(module.active_fraction)
-        elif isinstance(module, SmearNovelty):
-            init.zeros_(module.mean)
-            init.zeros_(module.whitening)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs):
-        """Load a model from safetensors; a pickle, which can run code, is refused.
-
-        Arguments and result are those of [`transformers.PreTrainedModel.from_pretrained`], which only warns of missing
-        weights and initialises them at random. Missing weights of the ResNet are an error here.
-
-        Raises:
-            OSError: if the weights are missing, damaged or of another architecture; the message names their file.
-        """
-        weights = f"{SAFE_WEIGHTS_NAME} of {pretrained_model_name_or_path}"
-        kwargs["use_safetensors"] = True
-        try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-            )
-        except SafetensorError as error:
-            raise OSError(f"{weights} is damaged: {error}. Download or export it again") from error
-        except RuntimeError as error:
-            if "ignore_mismatched_sizes" not in str(error):
-                raise
-            raise OSError(f"{weights} holds a network of another architecture: shapes differ, see above") from error
-        except OSError as error:
-            if SAFE_WEIGHTS_NAME not in str(error):
-                raise
-            raise OSError(
-                f"{pretrained_model_name_or_path} has no {SAFE_WEIGHTS_NAME}, and weights of another format are not "
-                "loaded: a pickle could run code"
-            ) from error
-        differing = sorted(
-            name
-            for name in (*info["missing_keys"], *info["unexpected_keys"])
-            # Weights of another layout have no values for the norms that "ibn-b" and "ibn-in" add.
-            if re.match(r"(resnet\.)?(embedder|encoder)\.", name) and ".activation.normalization." not in name
-        )
-        if differing:
-            raise OSError(
-                f"{weights} holds a network of another architecture than the configuration describes: "
-                f"{len(differing)} weights are missing or too many, such as {differing[0]}"
-            )
-        return (model, info) if output_loading_info else model
-
-    def save_pretrained(self, save_directory, is_main_process: bool = True, push_to_hub: bool = False, **kwargs):
-        """Save weights, configuration, image processor and code.
-
-        The auto classes of transformers load the folder with `trust_remote_code=True`. An image processor already in
-        the folder stays; otherwise one is written that resizes whole images to `config.image_size`. Arguments are
-        those of [`transformers.PreTrainedModel.save_pretrained`].
-        """
-        # Transformers adds only the class that is saved.
-        self.config.auto_map = {
-            "AutoConfig": "configuration_wbc.WBCConfig",
-            "AutoModel": "modeling_wbc.WBCModel",
-            "AutoModelForImageClassification": "modeling_wbc.WBCForImageClassification",
-        }
-        if push_to_hub:
-            # Calls this method with a temporary folder and uploads that, with the processor, in one commit.
-            repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            self.push_to_hub(repo_id, **kwargs)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
-        if is_main_process and not os.path.isfile(os.path.join(save_directory, IMAGE_PROCESSOR_NAME)):
-            WBCImageProcessor(size=self.config.image_size, do_find_cell=False).save_pretrained(save_directory)
+from .pretrained_wbc import WBCPreTrainedModel
 
 
 class WBCModel(WBCPreTrainedModel, ResNetModel):
@@ -185,6 +97,16 @@ class WBCForImageClassification(WBCPreTrainedModel):
         self.novelty = SmearNovelty(config.hidden_sizes[0])
         self.post_init()
 
+    def _reset_fitted_values(self, saved: dict, info: dict) -> None:
+        new = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+        has_new_head = any(name.startswith("classifier.") for name in new)
+        if has_new_head and self.config.temperature == saved.get("temperature"):
+            self.config.temperature = 1.0
+        if (has_new_head or "novelty.whitening" in new) and self.config.max_novelty == saved.get("max_novelty"):
+            self.config.max_novelty = None
+        if has_new_head:
+            self.center_loss.centers.zero_()
+
     @can_return_tuple
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, output_hidden_states: bool | None = None
@@ -252,8 +174,10 @@ class WBCForImageClassification(WBCPreTrainedModel):
 
     def position_logits(self, feature_map: Tensor) -> Tensor:
         """Logits (N, K, h, w) of each position of the last feature map (N, 512, h, w): class activation maps."""
-        linear = self.classifier[-1]
-        return F.conv2d(feature_map, linear.weight[:, :, None, None], linear.bias) / self.config.temperature
+        size, _, height, width = feature_map.shape
+        # The classifier is called as it is: an adapter or a quantised module may stand for it.
+        logits = self.classifier(feature_map.permute(0, 2, 3, 1).flatten(0, 2))
+        return logits.view(size, height, width, -1).permute(0, 3, 1, 2) / self.config.temperature
 
     def analyze(
         self,
@@ -273,8 +197,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
             images (path, URL, open file, PIL image, array or tensor, or a list or another iterable of them): the
                 images, read one at a time, see [`WBCImageProcessor.fetch_images`]. An array or tensor is always one
                 image, (H, W, 3) or (3, H, W).
-            image_processor ([`WBCImageProcessor`], *optional*): the processor that finds the cells. Default: the one
-                saved with the weights. Without `do_find_cell`, the whole image is one cell.
+            image_processor ([`WBCImageProcessor`], *optional*): the processor that finds the cells. Default: the
+                model's `image_processor`; a model without one takes whole images. Without `do_find_cell`, the whole
+                image is one cell.
             batch_size (`int`, defaults to 32): number of cells that the network classifies at once.
 
         Returns:
@@ -283,18 +208,10 @@ class WBCForImageClassification(WBCPreTrainedModel):
         Raises:
             ValueError: if an image cannot be read; the message names the file.
         """
-        return analyze_images(self, images, image_processor or self._image_processor, batch_size)
-
-    @cached_property
-    def _image_processor(self) -> WBCImageProcessor:
-        """The image processor saved with the weights; a new one for a model that was not loaded."""
-        source = self.config.name_or_path
-        if not source:
-            return WBCImageProcessor(size=self.config.image_size)
-        return WBCImageProcessor.from_pretrained(source, revision=getattr(self.config, "_commit_hash", None) or "main")
+        return analyze_images(self, images, image_processor or self.image_processor_or_default(), batch_size)
 
 
 WBCModel.register_for_auto_class("AutoModel")
 WBCForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
-__all__ = ["WBCForImageClassification", "WBCModel", "WBCPreTrainedModel"]
+__all__ = ["WBCForImageClassification", "WBCModel"]

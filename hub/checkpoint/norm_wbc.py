@@ -1,6 +1,9 @@
-"""Instance-batch normalisation (IBN) in one pass over the feature map."""
+"""Instance-batch normalisation (IBN) in one pass over the feature map, on one process or synchronised over several."""
+
+import functools
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -17,16 +20,21 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
     split nor joined: one scale and one shift for each (sample, channel) normalise it. Statistics are computed in
     float32 (float64 for float64 input); the output has the input's dtype and memory format.
 
+    `nn.SyncBatchNorm.convert_sync_batchnorm` turns it into a [`SyncInstanceBatchNorm2d`]. As with `nn.BatchNorm2d`, a
+    module whose running statistics were set to None takes those of the batch in eval mode too, and one with
+    `track_running_stats = False` leaves its running statistics as they are.
+
     Args:
         num_features (`int`): number of channels C of the input (N, C, H, W).
         eps (`float`): added to the variance.
-        momentum (`float`): weight of the newest batch in the running statistics.
+        momentum (`float`, *optional*): weight of the newest batch in the running statistics. With None, they are the
+            mean over all batches since the last `reset_running_stats`, as `torch.optim.swa_utils.update_bn` wants it.
 
     Raises:
         ValueError: if the input is not (N, C, H, W), or has a single pixel per channel, which has no variance.
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1):
         super().__init__(num_features, eps=eps, momentum=momentum)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -40,32 +48,104 @@ class InstanceBatchNorm2d(nn.BatchNorm2d):
                 f"cannot normalise a sample over a single pixel: got a feature map of shape "
                 f"{tuple(hidden_states.shape)}. Use larger images"
             )
+        if self.training or self.running_mean is None or self.running_var is None:
+            output, batch_mean, batch_var = self._normalize_by_batch(hidden_states)
+            if self.training and self.track_running_stats and self.running_mean is not None:
+                self._update_running_statistics(batch_mean, batch_var)
+            return output
+        # Only the instance half needs statistics of the input.
         num_instance = self.num_features // 2
-        if not self.training:
-            # Only the instance half needs statistics of the input.
-            mean, var = _moments(hidden_states[:, :num_instance])
-            mean = _join(mean, self.running_mean[num_instance:])
-            var = _join(var, self.running_var[num_instance:])
-            return _scale_and_shift(hidden_states, self.weight, self.bias, mean, (var + self.eps).rsqrt())
+        mean, var = _moments(hidden_states[:, :num_instance])
+        mean = _join(mean, self.running_mean[num_instance:])
+        var = _join(var, self.running_var[num_instance:])
+        return _scale_and_shift(hidden_states, self.weight, self.bias, mean, (var + self.eps).rsqrt())
 
-        if torch.compiler.is_compiling():
-            # The compiler fuses the plain formula and derives its gradient.
-            mean, inv_std, batch_mean, batch_var = _statistics(hidden_states, num_instance, self.eps)
-            output = _scale_and_shift(hidden_states, self.weight, self.bias, mean, inv_std)
-        else:
-            output, batch_mean, batch_var = _InstanceBatchNorm.apply(
-                hidden_states, self.weight, self.bias, num_instance, self.eps
-            )
-        self._update_running_statistics(batch_mean, batch_var, hidden_states.numel() // self.num_features)
-        return output
+    def _normalize_by_batch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalise x (N, C, H, W) by its own statistics.
+
+        Returns:
+            The result, and the batch's mean and unbiased variance (C,).
+        """
+        num_instance = self.num_features // 2
+        if not torch.compiler.is_compiling():
+            return _InstanceBatchNorm.apply(x, self.weight, self.bias, num_instance, self.eps, None)
+        # The compiler fuses the plain formula and derives its gradient.
+        mean, inv_std, batch_mean, batch_var, _ = _statistics(x, num_instance, self.eps, None)
+        return _scale_and_shift(x, self.weight, self.bias, mean, inv_std), batch_mean, batch_var
 
     @torch.no_grad()
-    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics towards a batch's mean and biased variance (C,) over `count` values each."""
+    def _update_running_statistics(self, mean: Tensor, var: Tensor) -> None:
+        """Move the running statistics towards a batch's mean and unbiased variance (C,)."""
         self.num_batches_tracked.add_(1)
-        unbiased = var * (count / (count - 1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        for running, value in ((self.running_mean, mean), (self.running_var, var)):
+            share = self.momentum
+            if share is None:  # a tensor: reading its value would wait for the GPU
+                share = self.num_batches_tracked.to(running.dtype).reciprocal()
+            running.lerp_(value.to(running.dtype), share)
+
+
+class SyncInstanceBatchNorm2d(InstanceBatchNorm2d):
+    """[`InstanceBatchNorm2d`] whose batch half is normalised in training over the joined batch of several processes.
+
+    The counterpart of `nn.SyncBatchNorm`, and as there, forward and backward pass communicate once each, the gradients
+    of `weight` and `bias` are those of this process's samples, which `DistributedDataParallel` averages, and eval mode
+    does not communicate. The processes may have different numbers and sizes of images. `nn.SyncBatchNorm` itself would
+    normalise the instance half by the batch too.
+
+    Args:
+        num_features (`int`): as in [`InstanceBatchNorm2d`].
+        eps (`float`): as in [`InstanceBatchNorm2d`].
+        momentum (`float`, *optional*): as in [`InstanceBatchNorm2d`].
+        process_group (`torch.distributed.ProcessGroup`, *optional*): the processes that share a batch. Default: all.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        process_group: "dist.ProcessGroup | None" = None,
+    ):
+        super().__init__(num_features, eps=eps, momentum=momentum)
+        self.process_group = process_group
+
+    @classmethod
+    def of(
+        cls, norm: InstanceBatchNorm2d, process_group: "dist.ProcessGroup | None" = None
+    ) -> "SyncInstanceBatchNorm2d":
+        """A synchronised norm that shares its parameters and buffers with `norm`."""
+        with torch.device("meta"):
+            synchronized = cls(norm.num_features, norm.eps, norm.momentum, process_group)
+        synchronized.track_running_stats = norm.track_running_stats
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            setattr(synchronized, name, getattr(norm, name))
+        return synchronized.train(norm.training)
+
+    # The compiler cannot trace the exchange with the other processes.
+    @torch.compiler.disable
+    def _normalize_by_batch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        group = self.process_group
+        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1):
+            return super()._normalize_by_batch(x)
+        if group is None:
+            group = dist.group.WORLD
+        return _InstanceBatchNorm.apply(x, self.weight, self.bias, self.num_features // 2, self.eps, group)
+
+
+_convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm.__func__
+
+
+@functools.wraps(_convert_sync_batchnorm)
+def _convert_sync_instance_batch_norm(cls, module, process_group=None):
+    """`nn.SyncBatchNorm.convert_sync_batchnorm`, which keeps the instance half of an [`InstanceBatchNorm2d`]."""
+    if isinstance(module, InstanceBatchNorm2d):
+        return SyncInstanceBatchNorm2d.of(module, process_group)
+    return _convert_sync_batchnorm(cls, module, process_group)
+
+
+# Torch makes an `nn.SyncBatchNorm` of every subclass of its batch norms and asks no module how to convert it: the
+# instance half would silently become batch norm. Modules without an `InstanceBatchNorm2d` are converted as before.
+nn.SyncBatchNorm.convert_sync_batchnorm = classmethod(_convert_sync_instance_batch_norm)
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,19 +160,49 @@ def _join(instance: Tensor, batch: Tensor) -> Tensor:
     return torch.cat((instance, batch.to(instance.dtype).expand(instance.shape[0], -1)), dim=1)
 
 
-def _statistics(x: Tensor, num_instance: int, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Statistics of a training step for x (N, C, H, W).
+def _statistics(
+    x: Tensor, num_instance: int, eps: float, group: "dist.ProcessGroup | None"
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int | Tensor]:
+    """Statistics of a training step for x (N, C, H, W); those of the batch are joined over the processes of `group`.
 
     Returns:
-        Mean and inverse standard deviation (N, C) to normalise by, and the batch's mean and biased variance (C,).
+        Mean and inverse standard deviation (N, C) to normalise by, the batch's mean and unbiased variance (C,), and
+        the number of values that each of these is over.
     """
     mean, var = _moments(x)
     batch_mean = mean.mean(0)
     # The law of total variance.
     batch_var = var.mean(0) + (mean - batch_mean).square().mean(0)
+    count = x.numel() // x.shape[1]
+    if group is not None:
+        batch_mean, batch_var, count = _join_processes(batch_mean, batch_var, count, group)
     mean = _join(mean[:, :num_instance], batch_mean[num_instance:])
     var = _join(var[:, :num_instance], batch_var[num_instance:])
-    return mean, (var + eps).rsqrt(), batch_mean, batch_var
+    return mean, (var + eps).rsqrt(), batch_mean, batch_var * (count / (count - 1)), count
+
+
+def _join_processes(
+    mean: Tensor, var: Tensor, count: int, group: "dist.ProcessGroup"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Join the statistics of all processes.
+
+    Args:
+        mean: (C,), of this process.
+        var: (C,), biased, of this process.
+        count: number of values that each of them is over; 0 for a process without images, whose mean is NaN.
+        group: the processes.
+
+    Returns:
+        Mean and biased variance (C,) over the values of all processes, and the number of these, a scalar.
+    """
+    local = torch.cat((mean, var, mean.new_tensor([count])))
+    parts = [torch.empty_like(local) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, local, group=group)
+    means, variances, counts = torch.stack(parts).split((len(mean), len(var), 1), dim=1)
+    means, variances = (torch.where(counts > 0, values, 0) for values in (means, variances))
+    share = counts / counts.sum()
+    joined = (share * means).sum(0)
+    return joined, (share * (variances + (means - joined).square())).sum(0), counts.sum()
 
 
 def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
@@ -103,7 +213,7 @@ def _scale_and_shift(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_
 
 
 class _InstanceBatchNorm(torch.autograd.Function):
-    """Training step of [`InstanceBatchNorm2d`] with its gradient in closed form.
+    """Training step of [`InstanceBatchNorm2d`], on one process or several, with its gradient in closed form.
 
     With xc = x - mean, r the inverse standard deviation, g the gradient of the output and E the mean over the values
     normalised together (the pixels of one sample, or of the batch), dx = weight r (g - E[g] - xc r^2 E[g xc]): again
@@ -112,10 +222,10 @@ class _InstanceBatchNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, num_instance, eps):
-        mean, inv_std, batch_mean, batch_var = _statistics(x, num_instance, eps)
+    def forward(ctx, x, weight, bias, num_instance, eps, group):
+        mean, inv_std, batch_mean, batch_var, count = _statistics(x, num_instance, eps, group)
         ctx.save_for_backward(x, weight, mean, inv_std)
-        ctx.num_instance = num_instance
+        ctx.num_instance, ctx.count, ctx.group = num_instance, count, group
         ctx.mark_non_differentiable(batch_mean, batch_var)
         return _scale_and_shift(x, weight, bias, mean, inv_std), batch_mean, batch_var
 
@@ -129,13 +239,18 @@ class _InstanceBatchNorm(torch.autograd.Function):
         grad_weight = (product_sum * inv_std).sum(0).to(weight.dtype)
         grad_bias = grad_sum.sum(0).to(weight.dtype)
 
-        def group_mean(sums):
-            means = sums / num_pixels
-            return _join(means[:, : ctx.num_instance], means[:, ctx.num_instance :].mean(0))
+        sums = torch.stack((grad_sum, product_sum))  # (2, N, C)
+        batch_sums = sums[:, :, ctx.num_instance :].sum(1)
+        if ctx.group is not None:
+            dist.all_reduce(batch_sums, group=ctx.group)
+        grad_mean, product_mean = (
+            _join(each[:, : ctx.num_instance] / num_pixels, batch / ctx.count)
+            for each, batch in zip(sums, batch_sums, strict=True)
+        )
 
         scale = weight * inv_std
-        x_scale = -scale * inv_std.square() * group_mean(product_sum)
-        shift = -scale * group_mean(grad_sum) - x_scale * mean
+        x_scale = -scale * inv_std.square() * product_mean
+        shift = -scale * grad_mean - x_scale * mean
         grad_x = torch.addcmul(shift[:, :, None, None], x, x_scale[:, :, None, None])
         grad_x = grad_x.addcmul_(grad, scale[:, :, None, None]).to(x.dtype)
-        return grad_x, grad_weight, grad_bias, None, None
+        return grad_x, grad_weight, grad_bias, None, None, None

@@ -1,7 +1,9 @@
-"""The model repository: weights ready to publish, what they are worth, their card, and all of it staged."""
+"""The model repository: export a trained classifier, report its figures, stage its files."""
 
-import csv
+from __future__ import annotations
+
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -9,33 +11,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import transformers
-from PIL import Image
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from hub.evaluation.format import markdown_table, markdown_table_1, ood_tables
 from hub.evaluation.intervals import wilson_interval
 from hub.evaluation.plots import plot_confusion_matrix, plot_reliability
-from hub.files import UserError
-from hub.publish.model_card import ONNX_NAME, PLOTS, write_card
+from hub.files import UserError, write_json
+from hub.publish.export_onnx import EXAMPLES, export_onnx
+from hub.publish.model_card import ONNX_NAME, PLOTS, CardFacts, write_card
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
+RESULTS_NAME = "results.json"
 _DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}
-_EXAMPLES = Path(__file__).parents[2] / "examples"
-# Of float32, where the order of a sum differs.
-ONNX_TOLERANCE = 1e-4
-# Of what the Trainer measures, what another machine does not reproduce.
+# Figures of the Trainer that depend on the machine.
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
-def export(source: str, folder: Path) -> None:
-    """Write a classifier to a folder as it is published: float16 weights, configuration, image processor and code.
+def export(source: str | os.PathLike, folder: Path) -> Path:
+    """Write a classifier for publication: float16 weights, configuration, image processor and code.
 
-    The configuration says float32, so that the weights load as that unless asked otherwise.
+    The configuration says float32, so the weights load in that precision unless another one is asked for.
+
+    Args:
+        source: A classifier, by folder or id on the Hub.
+        folder: The folder to write, over what is there.
+
+    Returns:
+        `folder`.
 
     Raises:
         UserError: A weight is beyond the range of float16.
@@ -50,30 +57,33 @@ def export(source: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     WBCImageProcessor.from_pretrained(source).save_pretrained(folder)
     model.save_pretrained(folder, state_dict=weights)
+    return folder
 
 
-def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Path]) -> None:
-    """Write what an exported classifier is worth beside it: `results.json`, plots and card.
+def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path]) -> dict:
+    """Write `results.json`, plots and card beside an exported classifier.
 
     Args:
-        folder: The exported classifier's.
-        evaluation: Where `train.py --do_eval` wrote its results and predictions.
-        foreign: Where `python -m hub foreign` wrote its results.
-        training: Where `train.py` wrote the weights, stage by stage; the last ones were exported.
+        folder: The folder of the exported classifier.
+        evaluation: The output folder of `train.py --do_eval`, with results and predictions.
+        ood: The output folder of `python -m hub ood`.
+        training: The output folders of `train.py`, in order; the weights of the last one were exported.
+
+    Returns:
+        The content of `results.json`.
 
     Raises:
         OSError: A file is missing.
     """
     splits = {
         path.name.removesuffix("_results.json"): {
-            key: value for key, value in json.loads(path.read_text()).items() if key not in _SPEEDS
+            key: value for key, value in _read_json(path).items() if key not in _SPEEDS
         }
         for path in sorted(evaluation.glob("*_results.json"))
     }
-    predictions = _read_rows(evaluation / "test_predictions.csv")
-    before = _read_rows(training[-1] / "test_predictions.csv")
-    moved = sum(row["prediction"] != same["prediction"] for row, same in zip(predictions, before, strict=True))
-    stages = [json.loads((stage / "train_results.json").read_text()) for stage in training]
+    predictions, before = (_read_predictions(run) for run in (evaluation, training[-1]))
+    moved = sum(answer != same for answer, same in zip(predictions["prediction"], before["prediction"], strict=True))
+    stages = [_read_json(stage / "train_results.json") for stage in training]
     config = WBCConfig.from_pretrained(folder)
     results = {
         "training": [{key: stage[key] for key in ("command", "base_model", "recipe")} for stage in stages],
@@ -83,38 +93,60 @@ def report(folder: Path, evaluation: Path, foreign: Path, training: Sequence[Pat
         "max_novelty": config.max_novelty,
         "splits": splits,
         "moved_by_float16": wilson_interval(moved, len(predictions)),
-        **json.loads((foreign / "foreign_results.json").read_text()),
+        **_read_ood(ood),
         "software": {"python": platform.python_version(), "torch": torch.__version__}
         | {"transformers": transformers.__version__, "numpy": np.__version__},
         "commit": _commit(),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(folder / RESULTS_NAME, results)
+    _draw_plots(folder, splits["test"], predictions)
+    write_results_card(folder, results)
+    return results
 
-    test = splits["test"]
-    names, parts = test["label_names"], test["subsets"]
-    reliability = {}
+
+def read_results(path: Path) -> dict:
+    """Read the results of `report` or `python -m hub ood`, also of files written when "ood" was called "foreign"."""
+    return {"ood" if key == "foreign" else key: value for key, value in _read_json(path).items()}
+
+
+def _read_ood(folder: Path) -> dict:
+    """Read the results of `python -m hub ood`, also under the former name of the file."""
+    former = folder / "foreign_results.json"
+    return read_results(former if former.is_file() else folder / "ood_results.json")
+
+
+def _draw_plots(folder: Path, test: dict, predictions: pd.DataFrame) -> None:
+    """Draw the confusion matrix of each data set, and the reliability diagram of all."""
+    names, parts, reliability = test["label_names"], test["subsets"], {}
     for key, title in _DATA_SETS.items():
         plot_confusion_matrix(parts[key], names, folder / f"confusion_matrix_{key}.png", f"{title}, test")
-        answers = [row for row in predictions if row["dataset"] == key]
-        confidence = np.array([max(float(row[name]) for name in names) for row in answers])
-        reliability[f"{title}, test"] = confidence, np.array([row["prediction"] == row["label"] for row in answers])
+        answers = predictions[predictions["dataset"] == key]
+        right = answers["prediction"] == answers["label"]
+        reliability[f"{title}, test"] = answers[names].max(axis=1).to_numpy(), right.to_numpy()
     plot_reliability(reliability, folder / "reliability.png")
-    write_results_card(folder, results)
 
 
-def write_results_card(folder: Path, results: dict, **options) -> None:
-    """Write the card of what `report` found, `results`, beside it; `options` are those of `write_card`."""
+def write_results_card(folder: Path, results: dict, **options) -> Path:
+    """Write the card of a classifier on BCCD and PBC from the content of its `results.json`.
+
+    Args:
+        folder: The folder of the classifier, with its plots.
+        results: What `report` or `read_results` returned.
+        **options: Further fields of [`CardFacts`], of where the model is published.
+
+    Returns:
+        The path of the card.
+    """
     test, stages = results["splits"]["test"], results["training"]
     parts, sections = {}, []
     for key, title in _DATA_SETS.items():
-        # BCCD over the four classes that it has: the paper's table.
+        # BCCD over the four classes that occur in it, as in the paper's table 1.
         part = test["subsets"].get(f"{key}_4_classes", test["subsets"][key])
         parts[key] = (title, part)
         table = markdown_table_1(part, part["label_names"], paper=key == "bccd")
         sections.append((f"{title}, {part['num_images']:,} test images", table))
     sections.append(("Images without a white cell", "\n\n".join(map(markdown_table, ood_tables(results)))))
-    write_card(
-        folder,
+    facts = CardFacts(
         results=test,
         label_names=test["label_names"],
         dataset_name=" and ".join(_DATA_SETS.values()),
@@ -128,49 +160,54 @@ def write_results_card(folder: Path, results: dict, **options) -> None:
         sections=sections,
         **options,
     )
+    return write_card(folder, facts)
 
 
 def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None:
-    """Write the model's repository: what `export` and `report` left, weights for ONNX, and the card of its id.
+    """Write the model's repository: the files of `export` and `report`, an ONNX model, and a card with the ids.
 
     Args:
-        checkpoint: The exported classifier's folder, with its report.
+        checkpoint: The folder of the exported classifier, with its report.
         folder: An empty folder.
-        repo_id: The id it is to have on the Hub.
+        repo_id: The id of the model on the Hub.
         dataset_id: The id of the dataset that it was trained and measured on.
 
     Raises:
         UserError: A file is missing, configuration and weights disagree, or ONNX gives other logits.
     """
-    needed = (CONFIG_NAME, SAFE_WEIGHTS_NAME, IMAGE_PROCESSOR_NAME, "results.json")
+    needed = (CONFIG_NAME, SAFE_WEIGHTS_NAME, IMAGE_PROCESSOR_NAME, RESULTS_NAME)
     if missing := [name for name in needed if not (checkpoint / name).is_file()]:
         raise UserError(
             f"{checkpoint} has no {' and no '.join(missing)}: name a folder that `python -m hub model export` and "
             "`python -m hub model report` wrote"
         )
     check_weights(checkpoint)
-    processor = json.loads((checkpoint / IMAGE_PROCESSOR_NAME).read_text(encoding="utf-8"))
-    modules = WBCConfig.from_pretrained(checkpoint).auto_map | processor.get("auto_map", {})
-    code = {checkpoint / f"{reference.split('.')[0]}.py" for reference in modules.values()}
-    code |= {Path(path) for source in code for path in get_relative_import_files(source)}
-    for path in [*(checkpoint / name for name in needed), *code, *(checkpoint / name for name in PLOTS)]:
-        if path.is_file() or path.name not in PLOTS:
-            shutil.copy(path, folder)
+    plots = [checkpoint / name for name in PLOTS if (checkpoint / name).is_file()]
+    for path in [*(checkpoint / name for name in needed), *_code(checkpoint), *plots]:
+        shutil.copy(path, folder)
     (folder / "examples").mkdir()
-    examples = [Path(shutil.copy(path, folder / "examples")) for path in sorted(_EXAMPLES.glob("*.jpg"))]
+    examples = [Path(shutil.copy(path, folder / "examples")) for path in sorted(EXAMPLES.glob("*.jpg"))]
     (folder / ONNX_NAME).parent.mkdir()
     export_onnx(checkpoint, folder / ONNX_NAME)
     write_results_card(
         folder,
-        json.loads((checkpoint / "results.json").read_text(encoding="utf-8")),
+        read_results(checkpoint / RESULTS_NAME),
         model_id=repo_id,
         dataset_id=dataset_id,
         examples=[path.relative_to(folder).as_posix() for path in examples],
     )
 
 
+def _code(checkpoint: Path) -> set[Path]:
+    """The Python files that configuration and image processor name, and those that these import."""
+    processor = _read_json(checkpoint / IMAGE_PROCESSOR_NAME)
+    modules = WBCConfig.from_pretrained(checkpoint).auto_map | processor.get("auto_map", {})
+    named = {checkpoint / f"{reference.split('.')[0]}.py" for reference in modules.values()}
+    return named | {Path(path) for source in named for path in get_relative_import_files(source)}
+
+
 def check_weights(folder: Path) -> None:
-    """Raise `UserError` unless the weights in a folder are those that its configuration describes."""
+    """Raise `UserError` unless the weights in a folder have the names and shapes that its configuration describes."""
     path = folder / SAFE_WEIGHTS_NAME
     with torch.device("meta"):
         expected = {
@@ -190,65 +227,17 @@ def check_weights(folder: Path) -> None:
             )
 
 
-class _OnnxOutputs(nn.Module):
-    """The classifier with a tuple of what ONNX is to give."""
-
-    names = ("logits", "distance", "novelty", "embeddings")
-
-    def __init__(self, model: WBCForImageClassification):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.model(pixel_values)
-        return tuple(outputs[name] for name in self.names)
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def export_onnx(source: str | Path, path: Path) -> None:
-    """Write a classifier's float32 ONNX, with `pixel_values` (N, 3, S, S) in and four outputs, for any N.
-
-    The outputs are `logits`, `distance`, `novelty` and `embeddings` of [`WBCImageClassifierOutput`]. It is checked
-    against PyTorch on the drawn examples.
-
-    Raises:
-        UserError: A logit differs by more than `ONNX_TOLERANCE`.
-    """
-    import onnx
-    import onnxruntime
-
-    model = _OnnxOutputs(WBCForImageClassification.from_pretrained(source, dtype=torch.float32)).eval()
-    pictures = [Image.open(path) for path in sorted(_EXAMPLES.glob("*.jpg"))]
-    images = WBCImageProcessor.from_pretrained(source)(pictures, return_tensors="pt")["pixel_values"]
-    program = torch.onnx.export(
-        model,
-        (images,),
-        dynamo=True,
-        verbose=False,
-        opset_version=18,
-        input_names=["pixel_values"],
-        output_names=list(model.names),
-        dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch_size")}},
-    )
-    exported = program.model_proto
-    # Where on this machine the code lies is nobody's business.
-    for part in (exported, exported.graph, *exported.graph.node, *exported.graph.input, *exported.graph.output):
-        part.ClearField("metadata_props")
-    onnx.save(exported, path)
-    session = onnxruntime.InferenceSession(path)
-    logits, *_ = session.run(None, {"pixel_values": images.numpy()})
-    with torch.no_grad():
-        expected, *_ = model(images)
-    if (difference := np.abs(logits - expected.numpy()).max()) > ONNX_TOLERANCE:
-        raise UserError(f"the logits of {path} differ from PyTorch's by {difference:.2g}")
-
-
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _read_predictions(run: Path) -> pd.DataFrame:
+    """Read the predictions of a run on the test split; every value but a probability is text."""
+    return pd.read_csv(run / "test_predictions.csv", keep_default_na=False)
 
 
 def _commit() -> str | None:
-    """The commit that this code is at, with a + where files differ from it; None outside of a clone."""
+    """The commit of this code, with a + where files differ from it; None outside of a clone."""
     here = Path(__file__).parent
     try:
         commit, changed = (

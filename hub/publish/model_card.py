@@ -1,8 +1,9 @@
-"""The model card, from what was measured."""
+"""The model card, rendered from measured results."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import DatasetDict
@@ -27,6 +28,8 @@ PLOTS = {
 }
 ONNX_NAME = "onnx/model.onnx"
 _PAPERS_TAGS = ("resnet", "ibn-net", "center-loss")
+# Fields of `CardFacts` that the template shows as they are.
+_SHOWN = ("label_names", "dataset_name", "split", "base_model", "synthetic", "bccd", "several", "baseline", "sections")
 _METRICS = (
     # key in the results, type on the Hub, name on the card's widget
     ("accuracy", "accuracy", "Accuracy"),
@@ -36,123 +39,134 @@ _METRICS = (
 )
 
 
-def write_card(
-    folder: str | Path,
-    *,
-    results: dict,
-    label_names: Sequence[str],
-    dataset_name: str,
-    split: str,
-    base_model: str | None,
-    command: str,
-    recipe: dict[str, object],
-    synthetic: bool = False,
-    bccd: bool = False,
-    several: bool = False,
-    rival: str | None = None,
-    model_id: str | None = None,
-    dataset_id: str | None = None,
-    parts: Mapping[str, tuple[str, dict]] | None = None,
-    examples: Sequence[str] = (),
-    sections: Sequence[tuple[str, str]] = (),
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """The content of a model card: every measured or chosen number in it is one of these.
+
+    Attributes:
+        results: What `hub.evaluation.metrics.WBCMetric.compute` or `hub.evaluation.subsets.evaluate_logits` returned
+            for `split`.
+        label_names: The names it was given.
+        dataset_name: A dataset's id on the Hub, which the metadata then link to, or any other name of the data.
+        split: The split that `results` were measured on.
+        base_model: The weights that training started from, linked to where it is a Hub id; None for random weights.
+        command: The commands that trained and measured the model, a line each.
+        recipe: Hyperparameters by name, in the order to be shown.
+        synthetic: Whether the model was trained and measured on drawn cells; the card says so first of all.
+        bccd: Whether the data are BCCD; the card then lists the limits of its test split.
+        several: Whether the data are BCCD and another lab's: the paper's figures do not compare with both together.
+        baseline: The name of the network, if it is a baseline (`hub.study.baselines`) and not the paper's network.
+        model_id: The id of the model on the Hub. Default: the name of the folder.
+        dataset_id: The id of the dataset on the Hub. Default: `dataset_name`, if it is one.
+        parts: Figures for the metadata in place of `results`: for each configuration of the dataset, the name of the
+            part and its results.
+        examples: Files in the folder that the Hub's page offers, named after what they show.
+        sections: (heading, Markdown) of further measurements.
+
+    Raises:
+        ValueError: `synthetic` and `bccd` are both set.
+    """
+
+    results: dict
+    label_names: Sequence[str]
+    dataset_name: str
+    split: str
+    base_model: str | None
+    command: str
+    recipe: Mapping[str, object]
+    synthetic: bool = False
+    bccd: bool = False
+    several: bool = False
+    baseline: str | None = None
+    model_id: str | None = None
+    dataset_id: str | None = None
+    parts: Mapping[str, tuple[str, dict]] | None = None
+    examples: Sequence[str] = ()
+    sections: Sequence[tuple[str, str]] = ()
+
+    def __post_init__(self):
+        if self.synthetic and self.bccd:
+            raise ValueError("got synthetic=True and bccd=True; drawn cells are not BCCD, set at most one of them")
+
+
+def write_card(folder: str | Path, facts: CardFacts) -> Path:
     """Write the model card of a trained model, `folder/README.md`, over what is there.
 
-    Every measured or chosen number in it comes from the arguments.
-
     Args:
-        folder: An existing folder. Confusion matrices, reliability diagram and learning curves are shown where it
-            holds them, so draw them first (`hub.plots`).
-        results: What `hub.metrics.WBCMetric.compute` or `hub.evaluation.evaluate_logits` returned for `split`.
-        label_names: The names it was given.
-        dataset_name: A dataset's id on the Hub, which the metadata then link to, or any other name for the data.
-        split: The split that `results` were measured on.
-        base_model: What the weights started from, linked to where it is a Hub id; None for random weights.
-        command: The command that trained the model and measured it, exactly.
-        recipe: Hyperparameters by name, in the order to be shown.
-        synthetic: The model was trained and measured on drawn cells; the card says so first of all.
-        bccd: The data are BCCD; the card then tells the limits of its test split.
-        several: The data are of more labs than BCCD's: beside all of them the paper's figures say nothing.
-        rival: What network it is, if it is not the paper's (`hub.rivals`).
-        model_id: The id the model is to have on the Hub; the folder's name where there is none yet.
-        dataset_id: That of the dataset. Default: `dataset_name`, if it is one.
-        parts: What the metadata tell in place of `results`: for each configuration of the dataset, the name of the
-            part and its results.
-        examples: Files in the folder for the Hub's page to offer, named after what they show.
-        sections: (heading, Markdown) of what else was measured.
+        folder: An existing folder. The card shows the confusion matrices, the reliability diagram and the learning
+            curves that it holds, so draw them first (`hub.evaluation.plots`).
+        facts: The content of the card.
 
     Returns:
         The path of the card.
 
     Raises:
-        ValueError: `synthetic` and `bccd` are both set, or label_names are not those of the results.
+        ValueError: The label names are not those of the results.
     """
-    if synthetic and bccd:
-        raise ValueError("got synthetic=True and bccd=True; drawn cells are not BCCD, set at most one of them")
     folder = Path(folder)
-    model_id = model_id or folder.resolve().name
-    dataset_id = dataset_id or (None if synthetic else _hub_id(dataset_name))
-    widget = [
-        {
-            "src": f"https://huggingface.co/{model_id}/resolve/main/{name}",
-            "example_title": Path(name).stem.replace("-", " "),
-        }
-        for name in examples
-    ]
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-classification",
-        tags=["white-blood-cell", "hematology", "microscopy", "medical", *(() if rival else _PAPERS_TAGS)],
-        datasets=dataset_id and [dataset_id],
-        base_model=base_model and _hub_id(base_model),
-        metrics=[kind for _, kind, _ in _METRICS],
-        model_name=model_id.split("/")[-1],
-        eval_results=[
-            EvalResult(
-                task_type="image-classification",
-                # the Hub wants a type; for files of one's own that is the builder that reads them
-                dataset_type=dataset_id or "imagefolder",
-                dataset_name=part_name,
-                dataset_config=config,
-                dataset_split=split,
-                metric_type=kind,
-                metric_name=name,
-                metric_value=measured[key],
-            )
-            for config, (part_name, measured) in (parts or {None: (dataset_name, results)}).items()
-            for key, kind, name in _METRICS
-            if key in measured
-        ],
-        widget=widget or None,
-    )
+    model_id = facts.model_id or folder.resolve().name
+    results = facts.results
+    shown = {field: getattr(facts, field) for field in _SHOWN}
     card = ModelCard.from_template(
-        data,
-        template_path=_TEMPLATE,
+        _metadata(facts, model_id),
+        template_path=str(_TEMPLATE),
         model_id=model_id,
-        label_names=label_names,
-        dataset_name=dataset_name,
-        split=split,
-        base_model=base_model,
-        command=command.strip(),
-        recipe=[(_cell(name), _cell(value)) for name, value in recipe.items()],
-        synthetic=synthetic,
-        bccd=bccd,
-        table=markdown_table_1(results, label_names, paper=not several),
+        command=facts.command.strip(),
+        recipe=[(_cell(name), _cell(value)) for name, value in facts.recipe.items()],
+        table=markdown_table_1(results, facts.label_names, paper=not facts.several),
         n_images=sum(map(sum, results["confusion_matrix"])),
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
         parts=markdown_table(parts_rows(results)) if results.get("subsets") else None,
         kept="kept" in results,
-        several=several,
-        rival=rival,
-        sections=sections,
         onnx=(folder / ONNX_NAME).is_file(),
         plots={name: title for name, title in PLOTS.items() if (folder / name).is_file()},
+        **shown,
     )
     path = folder / "README.md"
     card.save(path)
     return path
+
+
+def _metadata(facts: CardFacts, model_id: str) -> ModelCardData:
+    """The metadata at the head of a card, which the Hub searches and shows."""
+    dataset_id = facts.dataset_id or (None if facts.synthetic else _hub_id(facts.dataset_name))
+    widget = [
+        {
+            "src": f"https://huggingface.co/{model_id}/resolve/main/{name}",
+            "example_title": Path(name).stem.replace("-", " "),
+        }
+        for name in facts.examples
+    ]
+    whole = (facts.dataset_name, facts.results)
+    parts: list[tuple[str | None, tuple[str, dict]]] = [*facts.parts.items()] if facts.parts else [(None, whole)]
+    return ModelCardData(
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        tags=["white-blood-cell", "hematology", "microscopy", "medical", *(() if facts.baseline else _PAPERS_TAGS)],
+        datasets=dataset_id and [dataset_id],
+        base_model=facts.base_model and _hub_id(facts.base_model),
+        metrics=[kind for _, kind, _ in _METRICS],
+        model_name=model_id.split("/")[-1],
+        eval_results=[
+            EvalResult(
+                task_type="image-classification",
+                # The Hub requires a type; for local files it is the builder that reads them.
+                dataset_type=dataset_id or "imagefolder",
+                dataset_name=part_name,
+                dataset_config=config,
+                dataset_split=facts.split,
+                metric_type=kind,
+                metric_name=name,
+                metric_value=measured[key],
+            )
+            for config, (part_name, measured) in parts
+            for key, kind, name in _METRICS
+            if key in measured
+        ],
+        widget=widget or None,
+    )
 
 
 def _cell(value: object) -> str:
@@ -205,8 +219,7 @@ def write_report(
     history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     if any("loss" in entry or "eval_accuracy" in entry for entry in history):  # else shorter than --logging_steps
         plot_learning_curves(history, folder / "learning_curves.png")
-    write_card(
-        folder,
+    facts = CardFacts(
         results=results,
         label_names=names,
         dataset_name=shown_name,
@@ -216,6 +229,7 @@ def write_report(
         recipe=training["recipe"],
         synthetic=dataset_name is None,
         bccd=bccd,
-        rival=baseline,
+        baseline=baseline,
         model_id=model_id,
     )
+    write_card(folder, facts)

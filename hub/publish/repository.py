@@ -1,10 +1,12 @@
-"""What the three repositories have in common: staged in a folder, pushed as one commit."""
+"""Stage a repository in a folder, and push it to the Hub as one commit."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
@@ -12,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hub.files import HUB_ERRORS, UserError, one_line, writing
 
-# The Hub's own, in every repository from its first commit on.
+# The file that the Hub itself adds to every repository in its first commit.
 _KEPT = ".gitattributes"
 
 
@@ -31,7 +33,8 @@ def check_repo_id(repo_id: str) -> str:
 def files_of(folder: Path) -> dict[str, Path]:
     """The files of a staged repository by their paths in it, sorted.
 
-    Raises `UserError` where there are none.
+    Raises:
+        UserError: There are none.
     """
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}")
@@ -51,12 +54,12 @@ def push(
     revision: str | None = None,
     create_pr: bool = False,
 ) -> CommitInfo | None:
-    """Make a repository on the Hub hold what `folder` holds, by one commit or none.
+    """Make a repository on the Hub hold the files of `folder`, by one commit or none.
 
-    Large files are uploaded first, which nobody sees, and uploaded only once however often a push is repeated; then
-    one commit adds them all, and removes what `folder` does not hold. The repository and the branch are created if
-    there are none. A push that breaks off leaves every revision as it was; of a repository that it created, the
-    empty first commit stays. The commit is refused where somebody else has committed in the meantime.
+    Large files are uploaded first, invisible until the commit, and only once however often a push is repeated. One
+    commit then adds all files, and removes those that `folder` lacks. A missing repository or branch is created. A
+    failed push leaves every revision as it was; of a repository that it created, the empty first commit stays. The
+    Hub refuses the commit if somebody else has committed in the meantime.
 
     Args:
         folder: The staged repository.
@@ -65,65 +68,79 @@ def push(
         commit_message: The title of the commit.
         private: Whether only its owner may see it, if it is created; one that exists must be private already.
         revision: The branch to commit to. Default: `main`.
-        create_pr: Whether to open a pull request on `main` with the commit, instead of putting it there.
+        create_pr: Whether to open a pull request on `main` with the commit, instead of committing to `main`.
 
     Returns:
-        What the Hub says of the commit; None where it holds the same files already, and nothing was committed.
+        The Hub's answer to the commit; None if the repository held the same files already.
 
     Raises:
         UserError: There is no token, or the Hub or the network refuses; the message says what to do.
     """
     files = files_of(folder)
     api = HfApi(token=_token())
-    repo = {"repo_id": repo_id, "repo_type": repo_type}
-    new_branch = False
+    repo: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
     try:
-        sdk = "gradio" if repo_type == "space" else None
-        api.create_repo(**repo, private=private or None, exist_ok=True, space_sdk=sdk)
-        if private and not api.repo_info(**repo).private:
-            raise UserError(f"{repo_id} exists and is public: make it private in its settings, or omit --private")
-        try:
-            head = api.repo_info(**repo, revision=revision).sha
-        except RevisionNotFoundError:
-            api.create_branch(**repo, branch=revision)
-            new_branch = True
-            head = api.repo_info(**repo, revision=revision).sha
-        there = set(api.list_repo_files(**repo, revision=head)) - {_KEPT}
-        operations = [CommitOperationAdd(name, path) for name, path in files.items()]
-        operations += [CommitOperationDelete(name) for name in sorted(there - files.keys())]
-        commit = api.create_commit(
-            **repo,
-            operations=operations,
-            commit_message=commit_message,
-            revision=revision,
-            create_pr=create_pr,
-            parent_commit=head,
-        )
-    except BaseException as error:
-        if new_branch:  # which would show main's files under the name of what was to come
-            api.delete_branch(**repo, branch=revision)
-        if isinstance(error, (*HUB_ERRORS, ValueError)) and not isinstance(error, UserError):
-            raise UserError(
-                f"the push to {repo_id} broke off: {one_line(error)}. A commit is made of all the files or of none: "
-                "run the same command again, which uploads only what is missing"
-            ) from error
+        _create(api, repo, private)
+        with _branch(api, repo, revision or "main") as head:
+            there = set(api.list_repo_files(**repo, revision=head)) - {_KEPT}
+            added = [CommitOperationAdd(name, path) for name, path in files.items()]
+            deleted = [CommitOperationDelete(name) for name in sorted(there - files.keys())]
+            commit = api.create_commit(
+                **repo,
+                operations=[*added, *deleted],
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+                parent_commit=head,
+            )
+    except UserError:
         raise
+    except (*HUB_ERRORS, ValueError) as error:
+        raise UserError(
+            f"the push to {repo_id} broke off: {one_line(error)}. A commit is made of all the files or of none: "
+            "run the same command again, which uploads only what is missing"
+        ) from error
     return None if commit.oid == head else commit
 
 
+def _create(api: HfApi, repo: dict[str, Any], private: bool) -> None:
+    """Create a repository unless it exists; raise `UserError` if it is public and should be private."""
+    sdk = "gradio" if repo["repo_type"] == "space" else None
+    api.create_repo(**repo, private=private or None, exist_ok=True, space_sdk=sdk)
+    if private and not api.repo_info(**repo).private:
+        raise UserError(f"{repo['repo_id']} exists and is public: make it private in its settings, or omit --private")
+
+
+@contextmanager
+def _branch(api: HfApi, repo: dict[str, Any], branch: str) -> Iterator[str | None]:
+    """The id of the last commit of a branch; a missing branch is created, and deleted again if the block fails."""
+    try:
+        head = api.repo_info(**repo, revision=branch).sha
+    except RevisionNotFoundError:
+        api.create_branch(**repo, branch=branch)
+    else:
+        yield head
+        return
+    try:
+        yield api.repo_info(**repo, revision=branch).sha
+    except BaseException:  # The new branch would show the files of main under its name.
+        api.delete_branch(**repo, branch=branch)
+        raise
+
+
 def stage_to(output: Path, repo_id: str, stage: Callable[[Path], None]) -> dict[str, int]:
-    """Write a repository to a folder, without network: all of it or, after any failure, none.
+    """Write a repository to a folder, without network; after any failure the folder does not exist.
 
     Args:
         output: The folder; new or empty.
-        repo_id: The id that the repository is to have on the Hub.
+        repo_id: The id of the repository on the Hub.
         stage: Writes the repository to the folder that it is called with.
 
     Returns:
         The size in bytes of each file, by its path in the repository.
 
     Raises:
-        UserError: `repo_id` is no id, `output` is not empty, or `stage` says so.
+        UserError: `repo_id` is no id, `output` is not empty, or `stage` raises it.
     """
     check_repo_id(repo_id)
     with writing(output) as folder:
@@ -146,20 +163,24 @@ def publish(
     """Stage a repository and push it to the Hub as one commit, see `push`.
 
     Args:
-        repo_id, repo_type, private, revision, create_pr: As for `push`.
+        repo_id: As for `push`.
+        repo_type: As for `push`.
         stage: Writes the repository to the folder that it is called with.
         commit_message: The title of the commit. Default: "Publish the " and the type.
-        dry_run: Whether to touch nothing on the Hub.
+        private: As for `push`.
+        revision: As for `push`.
+        create_pr: As for `push`.
+        dry_run: Whether to stop before the push.
 
     Returns:
-        The size in bytes of each file, by its path in the repository, and what `push` returns; None in a dry run.
+        The size in bytes of each file, by its path in the repository, and the result of `push`, None in a dry run.
 
     Raises:
-        UserError: As for `push`, or `stage` says so.
+        UserError: As for `push`, or `stage` raises it.
     """
     check_repo_id(repo_id)
     if not dry_run:
-        _token()  # missed before the work, not after it
+        _token()  # A missing token is an error before the work, not after it.
     with tempfile.TemporaryDirectory(prefix="wbc-") as name:
         folder = Path(name)
         stage(folder)
@@ -175,6 +196,15 @@ def publish(
 def sizes_of(folder: Path) -> dict[str, int]:
     """The size in bytes of each file of a staged repository, by its path in it."""
     return {name: path.stat().st_size for name, path in files_of(folder).items()}
+
+
+def describe_sizes(sizes: Mapping[str, int]) -> str:
+    """The table of the files of a staged repository, with their sizes in bytes."""
+    rows = [(name, f"{size:,}") for name, size in [*sizes.items(), ("total", sum(sizes.values()))]]
+    rows.insert(0, ("File", "Bytes"))
+    # Not by `hub.evaluation.format`, whose imports take longer than to stage a Space.
+    first, second = (max(map(len, column)) for column in zip(*rows, strict=True))
+    return "\n".join(f"{name:<{first}}  {size:>{second}}" for name, size in rows)
 
 
 def _token() -> str:

@@ -1,4 +1,4 @@
-"""The Space: the demo with what it needs to run alone."""
+"""The Space: the demo with everything that it needs to run outside of this repository."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from huggingface_hub import SpaceCard, SpaceCardData
 
 _ROOT = Path(__file__).parents[2]
 _TEMPLATE = Path(__file__).parent / "cards" / "space.md"
-# What app.py and the code beside the weights import, and datasets for its examples; the Hub adds Gradio by itself.
+# Imports of app.py and of the code beside the weights, and datasets for the examples. The Hub installs Gradio itself.
 _REQUIRED = ("datasets", "huggingface_hub", "numpy", "Pillow", "torch", "torchvision", "transformers")
 _PYTHON = "3.12"
 
@@ -19,9 +19,9 @@ def stage(folder: Path, repo_id: str, model_id: str, dataset_id: str) -> None:
 
     Args:
         folder: An empty folder.
-        repo_id: The id it is to have on the Hub.
-        model_id: The model that it shows, which the Hub fetches when it builds the Space.
-        dataset_id: The dataset that it takes examples from.
+        repo_id: The id of the Space on the Hub.
+        model_id: The id of its model, which the Hub fetches when it builds the Space.
+        dataset_id: The id of the dataset of its examples.
     """
     shutil.copy(_ROOT / "app.py", folder)
     shutil.copytree(_ROOT / "space", folder / "space", ignore=shutil.ignore_patterns("__pycache__"))
@@ -31,7 +31,7 @@ def stage(folder: Path, repo_id: str, model_id: str, dataset_id: str) -> None:
     (folder / "requirements.txt").write_text("\n".join(needed) + "\n", encoding="utf-8")
     data = SpaceCardData(
         title="White blood cells",
-        short_description="White blood cells of a smear: found, named, counted",
+        short_description="White blood cells of a smear: found, typed and counted",
         emoji="🔬",
         colorFrom="purple",
         colorTo="pink",
@@ -46,7 +46,7 @@ def stage(folder: Path, repo_id: str, model_id: str, dataset_id: str) -> None:
         tags=["hematology", "microscopy", "white-blood-cell"],
     )
     card = SpaceCard.from_template(
-        data, template_path=_TEMPLATE, repo_id=repo_id, model_id=model_id, dataset_id=dataset_id
+        data, template_path=str(_TEMPLATE), repo_id=repo_id, model_id=model_id, dataset_id=dataset_id
     )
     card.save(folder / "README.md")
 

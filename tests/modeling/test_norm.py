@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from modeling_wbc import InstanceBatchNorm2d
+from modeling_wbc import InstanceBatchNorm2d, SyncInstanceBatchNorm2d
 
 
 class SplitNorm(nn.Module):
@@ -360,3 +360,76 @@ def test_a_training_step_keeps_one_feature_map_for_the_backward_pass():
     large = [tensor for tensor in kept if tensor.numel() >= x.numel()]
     assert len(large) == 1
     assert large[0].data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+def test_without_momentum_the_running_statistics_are_the_mean_over_all_batches(compiled):
+    torch.compiler.reset()
+    norm, reference = pair(6, momentum=None)
+    norm.reset_running_stats(), reference.batch.reset_running_stats()
+    run = torch.compile(norm, backend="aot_eager", fullgraph=True) if compiled else norm
+    batches = [feature_map(2 + seed, 6, 5, 4, seed=seed) for seed in range(3)]
+    for x in batches:
+        torch.testing.assert_close(run(x), reference(x), rtol=1e-4, atol=5e-5)
+    assert_same_state(norm, reference, rtol=1e-5, atol=1e-6)
+    values = [x.transpose(0, 1).flatten(1) for x in batches]
+    torch.testing.assert_close(norm.running_mean, sum(value.mean(1) for value in values) / 3, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(norm.running_var, sum(value.var(1) for value in values) / 3, rtol=1e-5, atol=1e-6)
+
+
+def test_update_bn_gives_averaged_weights_the_statistics_of_the_data():
+    """As after stochastic weight averaging, for which running statistics of the training mean nothing."""
+    norm, reference = pair(6)
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 6, 3)
+    averaged = torch.optim.swa_utils.AveragedModel(nn.Sequential(conv, norm)).eval()
+    expected = torch.optim.swa_utils.AveragedModel(nn.Sequential(conv, reference)).eval()
+    data = [feature_map(n, 3, 9, 9, seed=n) for n in (4, 2, 5)]
+    for model in (averaged, expected):
+        torch.optim.swa_utils.update_bn(data, model)
+        assert not model.training
+    assert_same_state(averaged.module[1], expected.module[1], rtol=1e-5, atol=1e-6)
+    assert averaged.module[1].momentum == 0.1
+    torch.testing.assert_close(averaged(data[0]), expected(data[0]), rtol=1e-4, atol=5e-5)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_without_running_statistics_those_of_the_batch_are_taken(training):
+    norm, reference = (torch.func.replace_all_batch_norm_modules_(module).train(training) for module in pair(6))
+    assert norm.running_mean is reference.batch.running_mean is None
+    x = feature_map(3, 6, 4, 5)
+    for result, expected in zip(step(norm, x), step(reference, x), strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=5e-5)
+
+
+def test_running_statistics_that_are_not_tracked_stay():
+    norm, _ = pair(6)
+    norm.track_running_stats = False
+    before = copy.deepcopy(norm.state_dict())
+    norm(feature_map(3, 6, 4, 5))
+    for key, value in norm.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_convert_sync_batchnorm_keeps_the_instance_half():
+    """With the same parameters and buffers, wherever the norm stands; other norms are converted as before."""
+    norm, reference = pair(6, eps=0.1, momentum=0.37)
+    model = nn.Sequential(nn.Sequential(norm.eval()), nn.BatchNorm2d(6))
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert type(converted[1]) is nn.SyncBatchNorm
+    ((synchronized,), alone) = converted[0], nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    for module in (synchronized, alone, nn.SyncBatchNorm.convert_sync_batchnorm(alone)):
+        assert type(module) is SyncInstanceBatchNorm2d
+        assert not module.training
+        assert (module.eps, module.momentum) == (0.1, 0.37)
+        assert module.weight is norm.weight
+        assert module.running_var is norm.running_var
+        assert module.state_dict().keys() == norm.state_dict().keys()
+    # On a single process it is the plain norm.
+    x = feature_map(3, 6, 4, 5)
+    for training in (False, True):
+        for result, expected in zip(step(alone.train(training), x), step(reference.train(training), x), strict=True):
+            torch.testing.assert_close(result, expected, rtol=1e-4, atol=5e-5)
+    assert_same_state(alone, reference, rtol=1e-5, atol=1e-6)
+    copied = copy.deepcopy(alone)
+    torch.testing.assert_close(copied(x), reference(x), rtol=1e-4, atol=5e-5)

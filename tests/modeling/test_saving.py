@@ -27,6 +27,7 @@ FOLDER = {
     "norm_wbc.py",
     "novelty_wbc.py",
     "output_wbc.py",
+    "pretrained_wbc.py",
     "preprocessor_config.json",
 }
 
@@ -82,7 +83,7 @@ def test_folder_holds_no_pickle(tmp_path):
     assert not any(path.read_bytes()[:2] == b"PK" for path in files)
 
 
-def test_an_image_processor_in_the_folder_stays(tmp_path):
+def test_a_model_without_an_image_processor_leaves_that_of_the_folder(tmp_path):
     ViTImageProcessor(size={"height": 77, "width": 55}, do_normalize=False).save_pretrained(tmp_path)
     before = (tmp_path / "preprocessor_config.json").read_bytes()
     tiny_model().save_pretrained(tmp_path)

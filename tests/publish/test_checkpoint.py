@@ -1,4 +1,4 @@
-"""The checkpoint that is published: what it loads as, what it answers, and that its results are its own."""
+"""The checkpoint that is published: its weights, its code, its answers and its results."""
 
 import json
 import os
@@ -62,9 +62,9 @@ def test_refuses_what_is_no_smear(model, monkeypatch):
 
 @pytest.mark.skipif(BCCD is None, reason="WBC_BCCD_DIR names no folder of BCCD")
 def test_answers_test_simple_as_its_results_say(model, processor, results):
-    told = results["splits"]["test_simple"]
+    figures = results["splits"]["test_simple"]
     files = sorted(Path(BCCD, "images", "TEST_SIMPLE").glob("*/*.jpeg"))
-    assert len(files) == told["num_images"] == 71
+    assert len(files) == figures["num_images"] == 71
     confusion = torch.zeros(8, 8, dtype=int)
     known = 0
     for path in files:
@@ -72,10 +72,10 @@ def test_answers_test_simple_as_its_results_say(model, processor, results):
             output = model(**processor(image.convert("RGB"), return_tensors="pt"))
         confusion[model.config.label2id[path.parent.name.lower()], int(output.logits.argmax())] += 1
         known += float(output.novelty) <= model.config.max_novelty
-    assert confusion.tolist() == told["confusion_matrix"]
-    assert known / 71 == pytest.approx(told["kept"])
+    assert confusion.tolist() == figures["confusion_matrix"]
+    assert known / 71 == pytest.approx(figures["kept"])
 
 
-def test_its_configuration_is_what_was_measured(model, results):
+def test_results_are_those_of_this_configuration(model, results):
     assert results["temperature"] == model.config.temperature
     assert results["max_novelty"] == model.config.max_novelty

@@ -17,7 +17,7 @@ from hub.__main__ import main
 from hub.evaluation.compare import write_predictions
 from hub.evaluation.format import markdown_table_1
 from hub.evaluation.subsets import evaluate_logits
-from hub.study.ood import SCORES
+from hub.publish.model import read_results
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 NAMES = ["basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil"]
@@ -48,7 +48,8 @@ def test_exports_half_the_bytes_that_load_as_float32(trained, tmp_path):
     assert before.keys() == after.keys()
     for name, weight in before.items():
         expected = weight.half() if weight.is_floating_point() else weight
-        assert after[name].dtype == expected.dtype and torch.equal(after[name], expected), name
+        assert after[name].dtype == expected.dtype, name
+        assert torch.equal(after[name], expected), name
     # A stranger, with nothing but the folder.
     script = (
         "import json, torch\n"
@@ -60,11 +61,11 @@ def test_exports_half_the_bytes_that_load_as_float32(trained, tmp_path):
         "print(json.dumps([str(model.dtype), str(half.dtype), processor.window_size, model.config.temperature]))\n"
     )
     environment = os.environ | {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    told = subprocess.run(
+    loaded = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    assert told.returncode == 0, told.stderr
-    assert json.loads(told.stdout) == ["torch.float32", "torch.float16", 2.5, 0.8]
+    assert loaded.returncode == 0, loaded.stderr
+    assert json.loads(loaded.stdout) == ["torch.float32", "torch.float16", 2.5, 0.8]
 
 
 def test_does_not_export_what_float16_cannot_hold(trained, tmp_path, capsys):
@@ -81,7 +82,7 @@ def test_does_not_export_what_float16_cannot_hold(trained, tmp_path, capsys):
 
 @pytest.fixture
 def measured(trained, tmp_path):
-    """What train.py and `python -m hub foreign` leave of a classifier, made up; rounding moves some files."""
+    """What train.py and `python -m hub ood` leave of a classifier, made up; rounding moves some files."""
     rng = np.random.default_rng(0)
     references = np.concatenate((rng.integers(1, 5, 60), rng.integers(0, 5, 40)))
     columns = {
@@ -104,28 +105,20 @@ def measured(trained, tmp_path):
     first.mkdir()
     for stage, (folder, base) in enumerate({first: None, trained: "first"}.items()):
         recipe = {"Epochs": stage + 3, "Seed": 42}
-        told = {"command": f"train.py --stage {stage}", "base_model": base, "dataset": "data/blood8", "recipe": recipe}
-        (folder / "train_results.json").write_text(json.dumps(told))
+        training = {"command": f"train.py --stage {stage}", "base_model": base, "dataset": "data/blood8"}
+        (folder / "train_results.json").write_text(json.dumps(training | {"recipe": recipe}))
     part = {
         "images": 7,
         "nothing_found": [0.5, 0.4, 0.6],
         "refused": [0.9, 0.8, 1.0],
         "refused_as_a_cell": [0.7, 0.6, 0.8],
     }
-    smears = {"images": 60, "kept": 0.97, "auroc": dict.fromkeys(SCORES, 0.75)}
-    foreign = tmp_path / "foreign"
-    foreign.mkdir()
-    told = {"foreign": {"all": part, "noise": part}, "smears": {"bccd": smears, "pbc": smears}}
-    (foreign / "foreign_results.json").write_text(json.dumps(told))
-    return [
-        "--evaluation",
-        str(evaluation),
-        "--foreign",
-        str(foreign),
-        "--training",
-        str(first),
-        str(trained),
-    ], results
+    smears = {"images": 60, "kept": 0.97, "auroc": {"novelty": 0.75}}
+    ood = tmp_path / "ood"
+    ood.mkdir()
+    measured = {"ood": {"all": part, "noise": part}, "smears": {"bccd": smears, "pbc": smears}}
+    (ood / "ood_results.json").write_text(json.dumps(measured))
+    return ["--evaluation", str(evaluation), "--ood", str(ood), "--training", str(first), str(trained)], results
 
 
 def test_reports_every_figure_beside_the_weights(trained, measured, tmp_path):
@@ -137,15 +130,15 @@ def test_reports_every_figure_beside_the_weights(trained, measured, tmp_path):
     assert results["splits"].keys() == {"validation", "test"}
     assert results["splits"]["test"] == {key: value for key, value in test.items() if key != "runtime"}
     assert [stage["command"] for stage in results["training"]] == ["train.py --stage 0", "train.py --stage 1"]
-    with open(trained / "test_predictions.csv", newline="") as file:
+    with open(trained / "test_predictions.csv", newline="", encoding="utf-8") as file:
         before = [row["prediction"] for row in csv.DictReader(file)]
-    with open(tmp_path / "evaluation" / "test_predictions.csv", newline="") as file:
+    with open(tmp_path / "evaluation" / "test_predictions.csv", newline="", encoding="utf-8") as file:
         after = [row["prediction"] for row in csv.DictReader(file)]
     moved = sum(one != other for one, other in zip(before, after, strict=True))
     assert moved > 0
     assert results["moved_by_float16"][0] == moved / 100
     assert (results["temperature"], results["max_novelty"]) == (0.8, 3.0)
-    assert results["foreign"]["all"]["refused"][0] == 0.9
+    assert results["ood"]["all"]["refused"][0] == 0.9
     assert results["evaluation"].endswith(f"--dataset_name data/blood8 --output_dir {tmp_path / 'evaluation'}")
     assert results["software"]["torch"] == torch.__version__
     assert results["commit"] is None or len(results["commit"].rstrip("+")) == 40
@@ -172,6 +165,22 @@ def test_reports_every_figure_beside_the_weights(trained, measured, tmp_path):
 
 def test_a_report_names_the_file_that_it_lacks(trained, measured, tmp_path, capsys):
     arguments, _ = measured
-    (tmp_path / "foreign" / "foreign_results.json").unlink()
+    (tmp_path / "ood" / "ood_results.json").unlink()
     assert main(["model", "report", str(trained), *arguments]) == 1
-    assert "foreign_results.json" in capsys.readouterr().err
+    assert "ood_results.json" in capsys.readouterr().err
+
+
+def test_results_written_when_ood_was_called_foreign_still_render(trained, measured, tmp_path, capsys):
+    arguments, _ = measured
+    assert main(["model", "report", str(trained), *arguments]) == 0
+    card, results = (trained / "README.md").read_text(encoding="utf-8"), read_results(trained / "results.json")
+    former = {"foreign" if key == "ood" else key: value for key, value in results.items()}
+    path = tmp_path / "ood" / "ood_results.json"
+    written = json.dumps({name: former[name] for name in ("foreign", "smears")})
+    path.rename(path.with_name("foreign_results.json")).write_text(written, encoding="utf-8")
+    arguments[arguments.index("--ood")] = "--foreign"
+    assert main(["model", "report", str(trained), *arguments]) == 0
+    assert "--foreign is now called --ood" in capsys.readouterr().err
+    assert (trained / "README.md").read_text(encoding="utf-8") == card
+    (trained / "results.json").write_text(json.dumps(former), encoding="utf-8")
+    assert read_results(trained / "results.json") == results

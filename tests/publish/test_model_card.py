@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 from hub.evaluation.format import markdown_table_1
 from hub.evaluation.metrics import WBCMetric
 from hub.evaluation.plots import plot_confusion_matrix, plot_learning_curves
-from hub.publish.model_card import write_card
+from hub.publish.model_card import CardFacts, write_card
 
 NAMES = ["EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL"]
 DRAWN = "trained and measured on drawn cells"
@@ -28,7 +28,7 @@ def card_of(folder, **kwargs):
         "command": "accelerate launch train.py --dataset_name someone/cells",
         "recipe": {"learning rate": 0.00123, "norm layout": "ibn", "odd|name": "a|b"},
     }
-    path = write_card(folder, **given | kwargs)
+    path = write_card(folder, CardFacts(**given | kwargs))
     assert path == folder / "README.md"
     return ModelCard.load(path)
 

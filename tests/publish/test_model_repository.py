@@ -1,0 +1,115 @@
+"""The model's repository on the Hub: its files, its card, its ONNX model, and its use by others."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.repocard_data import model_index_to_eval_results
+from PIL import Image
+
+from modeling_wbc import WBCForImageClassification, WBCImageProcessor
+from tests.publish.clients import CHECKPOINT, DATASET, MODEL, ROOT, command, holds, stranger
+
+
+def test_the_model_repository_holds_what_it_needs_and_no_more(hub, published):
+    tree = set(hub.repo("model", MODEL).commit("main").tree)
+    assert tree == {
+        *(".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
+        *(path.name for path in CHECKPOINT.glob("*.py")),
+        *("results.json", "confusion_matrix_bccd.png", "confusion_matrix_pbc.png", "reliability.png"),
+        *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.jpg")),
+        "onnx/model.onnx",
+    }
+    assert hub.content("model", MODEL, "model.safetensors") == (CHECKPOINT / "model.safetensors").read_bytes()
+    # No path of the machine that published it.
+    assert str(ROOT).encode() not in hub.content("model", MODEL, "onnx/model.onnx")
+
+
+def test_the_model_card_shows_its_id_and_the_measured_figures(hub, published):
+    card = ModelCard(hub.content("model", MODEL, "README.md").decode())
+    assert f'from_pretrained("{MODEL}", trust_remote_code=True)' in card.text
+    assert card.data.datasets == [DATASET]
+    assert card.data.pipeline_tag == "image-classification"
+    assert {example["src"].rpartition("main/")[2] for example in card.data.widget} <= set(
+        hub.repo("model", MODEL).commit("main").tree
+    )
+    parts = json.loads((CHECKPOINT / "results.json").read_text())["splits"]["test"]["subsets"]
+    measured = {
+        (result.dataset_config, result.metric_type): result.metric_value
+        for result in model_index_to_eval_results(card.data.to_dict()["model-index"])[1]
+    }
+    assert measured["bccd", "accuracy"] == parts["bccd_4_classes"]["accuracy"]
+    assert measured["pbc", "f1"] == parts["pbc"]["macro_f1"]
+    for word in ("71 photographs", "Research use only", "ma2020white", "acevedo2020dataset", "shenggan2017bccd"):
+        assert word in card.text
+
+
+def test_onnx_gives_the_logits_of_pytorch(hub, published, images, tmp_path):
+    (tmp_path / "model.onnx").write_bytes(hub.content("model", MODEL, "onnx/model.onnx"))
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    model = WBCForImageClassification.from_pretrained(CHECKPOINT).eval()
+    processor = WBCImageProcessor.from_pretrained(CHECKPOINT)
+    pixel_values = processor([Image.open(path) for path in images], return_tensors="pt")["pixel_values"]
+    for part in (pixel_values, pixel_values[:1]):  # any number of images
+        found = dict(
+            zip(
+                (output.name for output in session.get_outputs()),
+                session.run(None, {"pixel_values": part.numpy()}),
+                strict=True,
+            )
+        )
+        with torch.no_grad():
+            expected = model(part)
+        for name in ("logits", "distance", "novelty", "embeddings"):
+            np.testing.assert_allclose(found[name], expected[name].numpy(), atol=1e-4, rtol=0)
+
+
+LOAD_MODEL = """
+import json, sys
+import numpy as np
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
+
+name, images, loaded = "{name}", {images}, []
+for revision in {revisions}:
+    options = dict(trust_remote_code=True, revision=revision)
+    config = AutoConfig.from_pretrained(name, **options)
+    processor = AutoImageProcessor.from_pretrained(name, **options)
+    trunk = AutoModel.from_pretrained(name, **options)
+    model = AutoModelForImageClassification.from_pretrained(name, **options)
+    fields = model.analyze(images, processor)
+    first = pipeline("image-classification", model=name, **options)(images[0], top_k=1)[0]
+    loaded.append(dict(
+        type=config.model_type, trunk=type(trunk).__name__, dtype=str(model.dtype), first=first,
+        answers=[[list(cell.probabilities.values()) for cell in field.cells] for field in fields],
+        local=[name for name in sys.modules if name.split(".")[0] in ("modeling_wbc", "hub")],
+    ))
+print(json.dumps(loaded))
+"""
+
+
+def test_a_stranger_loads_the_model_and_gets_the_same_answers(hub, published, images, answers, tmp_path):
+    newest = hub.repo("model", MODEL).commit("main").id
+
+    def load_revisions(*revisions, **variables):
+        script = LOAD_MODEL.format(name=MODEL, images=images, revisions=revisions)
+        return stranger(hub, tmp_path, script, **variables)
+
+    online, by_id = load_revisions(None, newest)
+    assert online["local"] == []
+    assert (online["type"], online["trunk"], online["dtype"]) == ("wbc", "WBCModel", "torch.float32")
+    for found, expected in zip(online["answers"], answers, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert online["first"]["score"] == pytest.approx(max(answers[0][0]), abs=1e-5)
+    assert by_id["answers"] == online["answers"]
+    asked = len(hub.requests)
+    (offline,) = load_revisions(None, HF_HUB_OFFLINE="1")
+    assert offline["answers"] == online["answers"]
+    assert len(hub.requests) == asked  # from the cache alone
+
+
+def test_staging_gives_the_pushed_bytes(hub, published, tmp_path):
+    command(hub, tmp_path, "model", "stage", "--repo-id", MODEL, "--output", tmp_path / "model")
+    assert holds(hub, tmp_path / "model", repo_id=MODEL)
