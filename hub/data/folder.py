@@ -43,11 +43,16 @@ def folder_publisher(source: Path, lab: str, group: str | None = None) -> Publis
     classes = sorted({child.name.lower() for folder in folders.values() for child in subfolders(folder)})
     if len(classes) < 2:
         raise UserError(f"{source} holds {len(classes)} class folders; two or more are needed")
+    return describe_lab(lab, tuple(classes), group)
+
+
+def describe_lab(lab: str, classes: tuple[str, ...], group: str | None = None) -> Publisher:
+    """Describe a lab that is not one of the published ones, given its name, its classes and its pattern of groups."""
     return Publisher(
         lab,
-        tuple(classes),
+        classes,
         license="unknown",
-        rows=functools.partial(_rows, group=group, classes=tuple(classes)),
+        rows=functools.partial(_rows, group=group, classes=classes),
         optional=("group",),
         title=f"White blood cells of {lab}",
         source="A folder of images. Write here whose they are, their stain, microscope and camera, and the licence.",

@@ -13,10 +13,11 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import cv2
+import datasets
 import numpy as np
 from scipy.fft import dctn
 
@@ -65,15 +66,16 @@ def find_near_duplicates(images: Mapping[str, bytes], cache: Path | None = None)
 
     Args:
         images: The encoded images by name.
-        cache: A JSON file of the result for these images, read if it is there, else written. Where it cannot be
-            written, this is logged.
+        cache: The folder that keeps the result for these images. Default: a folder of the Hugging Face data set cache,
+            which `HF_HOME` moves. Where it cannot be written, this is logged.
 
     Returns:
         The pairs, in the order of the images.
     """
     names = list(images)
-    key = f"{_METHOD} {_digest(images):08x}"
-    if cache and (known := _read_cache(cache, key)) is not None:
+    folder = Path(cache or datasets.config.HF_DATASETS_CACHE / "wbc")
+    file = folder / f"near-duplicates-{_METHOD}-{_digest(images):08x}.json"
+    if (known := _read_cache(file)) is not None:
         return [Pair(*values) for values in known]
     thumbnails = np.stack(map_on_all_cores(lambda name: _thumbnail(images[name]), names, "Reading thumbnails"))
     fine = [_fine(thumbnail) for thumbnail in thumbnails]
@@ -91,15 +93,10 @@ def find_near_duplicates(images: Mapping[str, bytes], cache: Path | None = None)
         Pair(names[first], names[second], round(score, 3), mirrored)
         for (first, second), (score, mirrored) in sorted(best.items())
     ]
-    if cache:
-        try:
-            write_json(
-                cache,
-                {"key": key, "pairs": [[pair.first, pair.second, pair.correlation, pair.mirrored] for pair in pairs]},
-                indent=None,
-            )
-        except OSError as error:
-            logger.warning("%s could not be written (%s): the next build will have to compare again", cache, error)
+    try:
+        write_json(file, [astuple(pair) for pair in pairs], indent=None)
+    except OSError as error:
+        logger.warning("%s could not be written (%s): the next build will have to compare again", file, error)
     return pairs
 
 
@@ -233,13 +230,12 @@ def _digest(images: Mapping[str, bytes]) -> int:
     return checksum
 
 
-def _read_cache(path: Path, key: str) -> list | None:
-    """The pairs in the cache; None where it is missing, damaged or holds those of other images."""
+def _read_cache(path: Path) -> list | None:
+    """The pairs in the cache; None where it is missing or damaged."""
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return known["pairs"] if known["key"] == key else None
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError) as error:
         logger.warning("%s is not used, as it could not be read (%s)", path, error)
     return None

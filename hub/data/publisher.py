@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from datasets import DatasetDict, Features
 
 from hub.data.columns import features, to_datasets
+from hub.files import UserError
 
 if TYPE_CHECKING:  # OpenCV is loaded where files are registered, and nowhere else.
     from hub.data.photographs import Registration
@@ -88,7 +89,19 @@ class Publisher:
     def read(self, source: str | os.PathLike, seed: int = 0, **extra: Path | None) -> Reading:
         """Read a raw folder; every row gets the column `lab`. Raises what `rows` raises."""
         given = {name: Path(folder) for name, folder in extra.items() if folder is not None}
+        if unknown := set(given) - set(self.extra_folders):
+            raise UserError(f"{self.name} takes no {', '.join(sorted(unknown))}")
         return self.named(self.rows(Path(source), seed, **given))
+
+    def fetch(self, seed: int = 0) -> Reading:
+        """Download the published archive and read it.
+
+        Raises:
+            UserError: There is no archive to download; or what `download` raises.
+        """
+        if self.download is None:
+            raise UserError(f"{self.name} has no archive to download: {self.where}")
+        return self.named(self.download(seed=seed))
 
     def named(self, reading: Reading) -> Reading:
         """Give every row of a reading the column `lab`."""

@@ -114,9 +114,7 @@ def check_trainable(dataset: DatasetDict) -> None:
     forbidden = {name for name, publisher in PUBLISHERS.items() if publisher.validation_only}
     if "train" in dataset and "lab" in dataset["train"].column_names:
         if found := forbidden & set(dataset["train"].unique("lab")):
-            raise UserError(
-                f"the training images hold some of {', '.join(found)}, which is validated on only"
-            )
+            raise UserError(f"the training images hold some of {', '.join(found)}, which is validated on only")
 
 
 def _near_duplicates(
