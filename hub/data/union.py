@@ -112,9 +112,9 @@ def build_union(
 def check_trainable(dataset: DatasetDict) -> None:
     """Raise `UserError` if the rows to train on have one of a lab that may be validated on only, such as LISC."""
     forbidden = {name for name, publisher in PUBLISHERS.items() if publisher.validation_only}
-    if "train" in dataset and "lab" in dataset["train"].column_names:
-        if found := forbidden & set(dataset["train"].unique("lab")):
-            raise UserError(f"the training images hold some of {', '.join(found)}, which is validated on only")
+    known = "train" in dataset and "lab" in dataset["train"].column_names
+    if known and (found := forbidden & set(dataset["train"].unique("lab"))):
+        raise UserError(f"the split train holds images of {', '.join(found)}, which may be validated on only")
 
 
 def _near_duplicates(

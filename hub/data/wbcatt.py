@@ -44,7 +44,8 @@ def annotator_agreement(folder: Path) -> list[dict]:
 
     Returns:
         For each attribute its name, as `attribute`; the number of `images` that were annotated twice; `agreement`, the
-        share of them with the same value, in [0, 1]; and `kappa` (Cohen 1960), in [-1, 1].
+        share of them with the same value, in [0, 1]; and `kappa` (Cohen 1960), in [-1, 1], None where only one value
+        occurs.
 
     Raises:
         UserError: As `read_wbcatt`, or the second annotations are of other images.
@@ -59,7 +60,9 @@ def annotator_agreement(folder: Path) -> list[dict]:
             "attribute": name,
             "images": len(second),
             "agreement": float((first[name] == second[name]).mean()),
-            "kappa": float(cohen_kappa_score(first[name], second[name], labels=ATTRIBUTES[name])),
+            "kappa": float(cohen_kappa_score(first[name], second[name]))
+            if len({*first[name], *second[name]}) > 1
+            else None,
         }
         for name in ATTRIBUTES
     ]

@@ -40,8 +40,8 @@ def describe_build(dataset: DatasetDict, report: dict) -> str:
         for row in near["conflicts"]
     ]
     lines += [
-        f"{row['attribute']}: two annotators agree on {100 * row['agreement']:.1f} % of {row['images']:,} images, "
-        f"kappa {row['kappa']:.2f}"
+        f"{row['attribute']}: two annotators agree on {100 * row['agreement']:.1f} % of {row['images']:,} images"
+        + ("" if row["kappa"] is None else f", kappa {row['kappa']:.2f}")
         for row in report.get("agreement", ())
     ]
     return "\n".join(lines)

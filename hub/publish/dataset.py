@@ -176,7 +176,7 @@ def _check_publishable(source: Path, dataset: DatasetDict, report: dict) -> None
 
 
 def configurations(union: DatasetDict, name: str = "union") -> dict[str, DatasetDict]:
-    """Take a union apart: the union itself by its name, and the part of each of its labs, as it is when built alone."""
+    """Take a union apart: the union itself by its name, and the part of each of its labs, as built alone."""
     parts = {name: union}
     for lab, publisher in PUBLISHERS.items():
         columns = publisher.columns

@@ -131,6 +131,11 @@ def _is_filled(dataset: DatasetDict, column: str) -> bool:
     return any(column in part.features and any(class_counts(part, column).values()) for part in dataset.values())
 
 
+def _agreement_figures(row: dict) -> tuple[str, str]:
+    """The agreement and kappa of an attribute as text."""
+    return f"{100 * row['agreement']:.1f}", "–" if row["kappa"] is None else f"{row['kappa']:.2f}"
+
+
 def _attribute_counts(dataset: DatasetDict, agreement: list[dict] | None) -> str | None:
     """A Markdown table of the values of each attribute, with their numbers and the agreement; None without any."""
     known = {row["attribute"]: row for row in agreement or ()}
@@ -139,7 +144,7 @@ def _attribute_counts(dataset: DatasetDict, agreement: list[dict] | None) -> str
         if _is_filled(dataset, name):
             counts = sum((Counter(class_counts(part, name)) for part in dataset.values()), Counter())
             values = ", ".join(f"{value} {count:,}" for value, count in counts.items())
-            figures = (f"{100 * known[name]['agreement']:.1f}", f"{known[name]['kappa']:.2f}") if known else ("–", "–")
+            figures = _agreement_figures(known[name]) if known else ("–", "–")
             rows.append([f"`{name}`", values, *figures])
     return markdown_table(rows) if len(rows) > 1 else None
 

@@ -77,13 +77,13 @@ def test_one_data_set_alone_is_trained_on_and_all_are_tested(blood):
     splits = load(blood)
     reduced = only_of(splits, "pbc")
     for split in ("train", "validation"):
-        assert set(reduced[split]["dataset"]) == {"pbc"}
+        assert set(reduced[split]["lab"]) == {"pbc"}
         assert len(reduced[split]) == 6
     assert len(reduced["test"]) == len(splits["test"])
     assert reduced.keys() == splits.keys()
     images = CellImages(splits["train"], WBCImageProcessor(size=32), list(range(5)))
-    assert images.origins == splits["train"]["dataset"][:]
-    assert CellImages(splits["train"].remove_columns("dataset"), None, list(range(5))).origins == [""] * len(images)
+    assert images.origins == splits["train"]["lab"][:]
+    assert CellImages(splits["train"].remove_columns("lab"), None, list(range(5))).origins == [""] * len(images)
 
 
 def test_a_data_set_to_train_on_that_is_not_there_is_named(blood, data):
