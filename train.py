@@ -23,6 +23,7 @@ from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from hub.data.load import load
+from hub.data.union import check_trainable
 from hub.evaluation.metrics import WBCMetric
 from hub.files import UserError
 from hub.publish.model_card import write_report
@@ -137,6 +138,8 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments, calibrate
     """Load the dataset, and raise `UserError` if a split is missing that the run needs."""
     with args.main_process_first(desc="loading the dataset"):
         dataset = load(data_args.dataset_name, data_args.dataset_config_name)
+        if args.do_train:
+            check_trainable(dataset)
     needed = {"train": args.do_train or calibrates, "validation": calibrates, "test": args.do_eval}
     if missing := [split for split, is_needed in needed.items() if is_needed and split not in dataset]:
         raise UserError(

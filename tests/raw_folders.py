@@ -116,7 +116,7 @@ def make_classes(folder, names, count, start=0):
 # Slide, class and number of cells of a small Chula: `B-1` has two basophils in a field, and so on.
 CHULA_SLIDES = [
     *(("B-1", "basophil", 2), ("B-2", "basophil", 1), ("E-3", "eosinophil", 1), ("E-4", "eosinophil", 2)),
-    *(("L-5", "lymphocyte", 1), ("L-6", "lymphocyte", 1), ("N-7B", "neutrophil", 1), ("N-9", "neutrophil", 1)),
+    *(("L-5", "lymphocyte", 1), ("L-6", "lymphocyte", 1), ("N-3", "neutrophil", 1), ("N-9", "neutrophil", 1)),
     *(("M-8", "monocyte", 1), ("HF-M-8", "monocyte", 1), ("L-8", "lymphocyte", 1), ("M-10", "monocyte", 1)),
 ]
 CHULA_SIDE = 300
@@ -128,7 +128,10 @@ def make_chula(folder):
     rows, full_boxes = [], {}
     for number, (slide, label, count) in enumerate(CHULA_SLIDES):
         name = f"{slide}_{number:04d}"
-        full = draw_field("neutrophil", seed=number, size=(1440, 900))
+        full = Image.new("RGB", (1440, 900))  # Of many small fields, so that every window shows cells.
+        for tile in range(24):
+            small = draw_field("neutrophil", seed=100 * number + tile, size=(240, 225))
+            full.paste(small, (tile % 6 * 240, tile // 6 * 225))
         full.resize((640, 400), Image.Resampling.BOX).save(folder / "fields" / f"{name}.jpg", quality=92)
         for index in range(count):
             # Reduced pixels; the second cell of a field lies in its corner, where the window is moved inwards.

@@ -36,7 +36,7 @@ def describe_build(dataset: DatasetDict, report: dict) -> str:
         lines.append(f"{near['across']:,} pairs of near-duplicates between labs")
     lines += [f"{row['file_name']} moved from {row['before']} to {row['after']}" for row in near["moved"]]
     lines += [
-        f"{' and '.join(row['names'])} show one cell, labelled {' and '.join(row['labels'])}"
+        f"{' and '.join(row['names'])} show the same place, labelled {' and '.join(row['labels'])}"
         for row in near["conflicts"]
     ]
     lines += [

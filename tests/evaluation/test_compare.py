@@ -136,9 +136,12 @@ def test_predictions_are_written_and_read_to_the_byte(tmp_path):
         "007,pbc,é,4,2.0000,big cell,big cell,0.12346,0.87654",
         "",
     ]
+    for former in (False, True):  # A file of an earlier version calls the lab "dataset".
+        if former:
+            path.write_bytes(path.read_bytes().replace(b",lab,", b",dataset,", 1))
+        assert read_predictions(path).labs == ["bccd", "", "pbc"]
     table = read_predictions(path)
     assert table.images == [("a,b.png", ""), ("NA", "1.50"), ("007", "é")]
-    assert table.labs == ["bccd", "", "pbc"]
     assert table.label_names == ["ig", "big cell"]
     assert (table.references.tolist(), table.predictions.tolist()) == ([0, 0, 1], [0, 1, 1])
     assert table.probabilities.tolist() == [[0.9, 0.1], [0.25, 0.75], [0.12346, 0.87654]]
