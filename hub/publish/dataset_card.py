@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +25,7 @@ _OF_FILES = ("lab", "file_name", "photograph", "match_error")
 AUGMENTED_SPLITS = ("train", "validation", "test", "test_simple")
 
 _TEMPLATE = Path(__file__).parent / "cards" / "dataset.md"
-_UNION_TITLE = "{name}: eight types of blood cells, {labs}"
+_UNION_TITLE = "{name}: eight types of blood cells, {labs} labs"
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 
 
@@ -57,12 +56,9 @@ def write_card(
         files: The pattern of the files of each split, for each configuration.
     """
     one = next(iter(publishers.values())) if len(publishers) == 1 else None
-    labs = f"{len(publishers)} labs" if one is None else one.title
-    title = one.title if one and report["name"] == one.name else _UNION_TITLE.format(name=report["name"], labs=labs)
-    if report["name"] == "folder" and one:
-        title = one.title
+    title = one.title if one else _UNION_TITLE.format(name=report["name"], labs=len(publishers))
     data = DatasetCardData(
-        license=[publisher.license for publisher in publishers.values()],
+        license=list(dict.fromkeys(publisher.license for publisher in publishers.values())),
         task_categories=["image-classification"] + ["object-detection"] * ("chula" in publishers),
         pretty_name=title,
         size_categories=_size(sum(part.num_rows for part in dataset.values())),
@@ -142,8 +138,8 @@ def _attribute_counts(dataset: DatasetDict, agreement: list[dict] | None) -> str
     rows = [["Attribute", "Images with each value", "Agreement (%)", "Kappa"]]
     for name in ATTRIBUTES:
         if _is_filled(dataset, name):
-            counts = sum((Counter(class_counts(part, name)) for part in dataset.values()), Counter())
-            values = ", ".join(f"{value} {count:,}" for value, count in counts.items())
+            counts = [class_counts(part, name) for part in dataset.values()]
+            values = ", ".join(f"{value} {sum(part[value] for part in counts):,}" for value in ATTRIBUTES[name])
             figures = _agreement_figures(known[name]) if known else ("–", "–")
             rows.append([f"`{name}`", values, *figures])
     return markdown_table(rows) if len(rows) > 1 else None
