@@ -30,7 +30,7 @@ from space.many_images import overview, table_headers, table_rows
 from space.one_image import MAX_CELLS, annotated_image, verdict
 from space.pictures import THUMBNAIL_SIZE, thumbnail_url
 from space.texts import GRADIO_TEXTS, text, type_name
-from space.uploads import MAX_FILE_BYTES, read_uploads
+from space.uploads import IMAGE_TYPES, MAX_FILE_BYTES, read_uploads
 
 HERE = Path(__file__).parent
 MAX_IMAGES = 1000  # in one go
@@ -63,7 +63,9 @@ class Handlers:
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
         # long as this object.
         self._folder = tempfile.TemporaryDirectory(prefix="examples-")
-        self.examples, self.examples_title = copy_examples(Path(self._folder.name), dataset)
+        self.examples, self.examples_title = copy_examples(
+            Path(self._folder.name), dataset, classifier.image_processor.fetch_images
+        )
 
     def look(self, paths: list[str]) -> tuple[list, ...]:
         """Show images, each on the page of its visitor."""
@@ -97,7 +99,7 @@ class Handlers:
         detected) or "unreadable". For research only, no diagnosis.
 
         Args:
-            image: JPEG, PNG, TIFF, BMP, WebP or GIF, at most 256 MB.
+            image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
         return [[answer for answer, _ in self.classifier.answers(_named(image), THUMBNAIL_SIZE)]]
 
@@ -293,7 +295,9 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         gr.HTML(_header(), apply_default_css=False)
         with gr.Tabs():
             with gr.Tab(I18N("wbc.one")):
-                examples = examples_row(handlers.examples, handlers.examples_title)
+                examples = examples_row(
+                    handlers.examples, handlers.examples_title, classifier.image_processor.fetch_images
+                )
                 one_image = _one_image(examples, len(classifier.labels))
             with gr.Tab(I18N("wbc.many")):
                 upload, summary, tables = _many_images()
@@ -343,7 +347,9 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Serve the page."""
     args = arguments()
-    script = (HERE / "space" / "page.js").read_text(encoding="utf-8")
+    # Gradio's `file_types` would refuse a whole upload for one file of another type, which gets a row of its own here.
+    script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
+    script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
     build(Classifier(args.model), args.dataset).launch(
         server_name=args.host,
         server_port=args.port,

@@ -8,8 +8,6 @@ Defaults are the recipe of Ma et al. 2020; `--help` lists every argument, those 
 The output folder holds the model as `from_pretrained` reads it, `test_results.json`, the plots and a model card.
 """
 
-import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +15,6 @@ from functools import partial
 
 import joblib
 import torch
-import transformers
 from datasets import DatasetDict
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_utils import IntervalStrategy
@@ -38,15 +35,24 @@ from hub.study.baselines import (
 from hub.training.arguments import IMAGENET_WEIGHTS, DataArguments, ModelArguments, WBCTrainingArguments
 from hub.training.augmentation import AUGMENTATIONS, OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
+from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
 from hub.training.images import CellImages, only_of
-from hub.training.memory import keep_freed_memory
-from hub.training.report import describe_training, evaluate_split, save_calibration, save_training
+from hub.training.process import set_up_process
+from hub.training.report import (
+    command_line,
+    describe_training,
+    evaluate_split,
+    is_finished,
+    predict_split,
+    save_calibration,
+    save_training,
+)
+from hub.training.splits import EVALUATED_SPLITS, check_splits, cut_validation, has_evaluated_split
 from hub.training.trainer import WBCTrainer, checkpoint_to_resume
 from hub.training.weights import base_weights, config_overrides, load_image_processor, load_model, loading_weights
 from modeling_wbc import WBCForImageClassification, WBCImageProcessor
 
 PAPER_NETWORK = "ibn-resnet34"
-EVALUATED_SPLITS = ("validation", "test_photographs", "test_simple", "test")  # the card shows the last one
 
 
 @dataclass
@@ -72,15 +78,17 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         UserError: Arguments, data or weights are wrong, the training diverges, or a file cannot be written.
     """
+    command = command_line(arguments)
     model_args, data_args, args = parse_arguments(arguments)
     set_up_process(args)
     resume = checkpoint_to_resume(args) if args.do_train else None
     set_seed(args.seed)
 
-    dataset = load_dataset(data_args, args, calibrates=model_args.calibrate)
+    dataset, cut = load_dataset(data_args, args)
     dataset_names = next(iter(dataset.values())).features["label"].names  # the same in every split
     source = base_weights(model_args, data_args, imagenet_weights_of(model_args.architecture))
     model = load_network(model_args, source, dataset_names, args.do_train)
+    check_model(model, args)
     baseline = None if isinstance(model, WBCForImageClassification) else describe_baseline(model)
     image_processor = load_image_processor(
         source, model.config.image_size, data_args.find_cell, normalization_of(model)
@@ -90,62 +98,59 @@ def main(arguments: list[str] | None = None) -> None:
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     images = partial(CellImages, image_processor=image_processor, label_ids=label_ids, seed=args.seed)
     trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
+    if is_finished(trainer):
+        return
 
     metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
-    if model_args.calibrate or (args.do_train and "validation" in dataset):
+    if args.calibrate or (args.do_train and "validation" in dataset):
         calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
     if args.do_train:
-        save_training(trainer, describe_training(trainer, metrics, data_args, source, baseline, calibration))
-    elif model_args.calibrate:
+        description = describe_training(trainer, metrics, data_args, source, baseline, calibration, command, cut)
+        save_training(trainer, description)
+    elif args.calibrate:
         save_calibration(trainer, calibration)
 
     if args.do_eval:
-        results = evaluate(trainer, dataset, images, names)
+        split, results = evaluate(trainer, dataset, images, names)
         if trainer.is_world_process_zero():
-            write_report(
-                args.output_dir, dataset, data_args.dataset_name, results, names, baseline, trainer.hub_model_id
-            )
+            report = (data_args.dataset_name, split, results, names, baseline, trainer.hub_model_id)
+            write_report(args.output_dir, dataset, *report)
+    elif args.do_predict:
+        predict_split(trainer, images(dataset["test"]), names, "test")
     if args.push_to_hub:
         trainer.push_to_hub()
 
 
-def parse_arguments(
-    arguments: list[str] | None,
-) -> tuple[NetworkArguments, DataArguments, WBCTrainingArguments]:
-    """Parse the command line."""
-    parser = HfArgumentParser(
-        (NetworkArguments, DataArguments, WBCTrainingArguments), description=__doc__.splitlines()[0]
-    )
-    return parser.parse_args_into_dataclasses(arguments)
+def parse_arguments(arguments: list[str] | None) -> tuple[NetworkArguments, DataArguments, WBCTrainingArguments]:
+    """Parse and check the command line, and raise `UserError` if an argument cannot be as it is."""
+    kinds = (NetworkArguments, DataArguments, WBCTrainingArguments)
+    parser = HfArgumentParser(kinds, description=__doc__.splitlines()[0], usage="train.py [--ARGUMENT VALUE ...]")
+    with refusing_arguments():
+        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    check_arguments(*parsed, unknown)
+    return tuple(parsed)
 
 
-def set_up_process(args: WBCTrainingArguments) -> None:
-    """Set the process's logging, threads and memory handling."""
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.INFO)
-    for http in ("httpx", "httpx2"):  # which log each request to the Hub
-        logging.getLogger(http).setLevel(logging.WARNING)
-    transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    launched = "ACCELERATE_MIXED_PRECISION" in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    if args.use_cpu and launched and os.environ.get("OMP_NUM_THREADS") == "1":
-        # The default of launchers, which suits a GPU's process and leaves the other cores of a CPU idle.
-        torch.set_num_threads(max(1, joblib.cpu_count() // args.world_size))
-    if args.use_cpu:
-        keep_freed_memory()
+def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[DatasetDict, str | None]:
+    """Load the dataset, with a validation split, and return it and, if that was cut here, the cut in words.
 
-
-def load_dataset(data_args: DataArguments, args: WBCTrainingArguments, calibrates: bool) -> DatasetDict:
-    """Load the dataset, and raise `UserError` if a split is missing that the run needs."""
+    Raises:
+        UserError: A split is missing that the run needs.
+    """
     with args.main_process_first(desc="loading the dataset"):
         dataset = load(data_args.dataset_name, data_args.dataset_config_name)
         if args.do_train:
             check_trainable(dataset)
-    needed = {"train": args.do_train or calibrates, "validation": calibrates, "test": args.do_eval}
-    if missing := [split for split, is_needed in needed.items() if is_needed and split not in dataset]:
-        raise UserError(
-            f"{data_args.dataset_name} has no split {' and no split '.join(missing)}, only {', '.join(dataset)}."
-        )
-    return only_of(dataset, data_args.train_on) if data_args.train_on else dataset
+    needs_train = args.do_train or args.calibrate
+    check_splits(dataset, data_args.dataset_name, train=needs_train, test=args.do_predict)
+    dataset = only_of(dataset, data_args.train_on, data_args.leave_out)
+    cut = None
+    if needs_train:
+        dataset, cut = cut_validation(dataset, data_args.validation_split, args.seed)
+    check_splits(dataset, data_args.dataset_name, validation=args.needs_validation)
+    args.do_eval = args.do_eval and has_evaluated_split(dataset, data_args.dataset_name, is_needed=not args.do_train)
+    return dataset, cut
 
 
 def imagenet_weights_of(architecture: str | None) -> str:
@@ -166,7 +171,7 @@ def load_network(args: NetworkArguments, source: str | None, names: Sequence[str
         UserError: The weights cannot be loaded, or do not match the architecture or the classes.
     """
     if source is None and not do_train:
-        raise UserError("--do_eval alone needs the folder of a trained model as --model_name_or_path.")
+        raise UserError("without training, name the folder of a trained model as --model_name_or_path.")
     with loading_weights(source):
         held = None if source is None else baseline_of(source)
         architecture = args.architecture or held or PAPER_NETWORK
@@ -201,41 +206,44 @@ def build_trainer(
         data_args: Augmentation and sampling.
         args: All other arguments.
     """
-    if image_processor.do_find_cell and args.dataloader_num_workers == 0:
+    if image_processor.do_find_cell and args.chooses_workers:
         # Worker processes detect the cells while the network computes.
         args.dataloader_num_workers = max(1, min(8, joblib.cpu_count() // args.world_size - 1))
-    if "validation" in dataset and args.do_train and args.do_eval and args.eval_strategy == IntervalStrategy.NO:
-        args.eval_strategy = IntervalStrategy.EPOCH
+    if "validation" not in dataset or not args.do_train:
+        args.eval_strategy = IntervalStrategy.NO
     memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
     metric = WBCMetric(keep_in_memory=True)
     sgd = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
-    return WBCTrainer(
-        model=model.to(memory_format=memory_format),
-        args=args,
-        train_dataset=images(dataset["train"], augment=AUGMENTATIONS[data_args.augment]) if args.do_train else None,
-        eval_dataset=images(dataset["validation"]) if "validation" in dataset else None,
-        processing_class=image_processor,
-        compute_metrics=lambda output: metric.compute(
-            predictions=logits_of(output.predictions).argmax(-1), references=output.label_ids, label_names=names
-        ),
-        optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
-        memory_format=memory_format,
-        balanced=data_args.balanced,
-    )
+    train_images = images(dataset["train"], augment=AUGMENTATIONS[data_args.augment]) if args.do_train else None
+    with refusing_arguments():
+        trainer = WBCTrainer(
+            model=model.to(memory_format=memory_format),
+            args=args,
+            train_dataset=train_images,
+            eval_dataset=images(dataset["validation"]) if "validation" in dataset else None,
+            processing_class=image_processor,
+            compute_metrics=lambda output: metric.compute(
+                predictions=logits_of(output.predictions).argmax(-1), references=output.label_ids, label_names=names
+            ),
+            optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
+            memory_format=memory_format,
+            balanced=data_args.balanced,
+        )
+    check_trainer(trainer)
+    return trainer
 
 
 def evaluate(
     trainer: WBCTrainer, dataset: DatasetDict, images: Callable[..., CellImages], names: Sequence[str]
-) -> dict:
-    """Evaluate the model on every split for evaluation, and return the results of the test split."""
+) -> tuple[str, dict]:
+    """Evaluate the model on every split for evaluation, and return the name and the results of the last one."""
     has_fields = "train" in dataset and "group" in dataset["train"].column_names
     seen_fields = set(dataset["train"]["group"][:]) - {None} if has_fields else set()
-    for split in EVALUATED_SPLITS:
-        if split in dataset:
-            # The validation images of training have their cells detected already.
-            split_images = trainer.eval_dataset if split == "validation" else images(dataset[split])
-            results = evaluate_split(trainer, split_images, names, split, seen_fields)
-    return results
+    for split in (name for name in EVALUATED_SPLITS if name in dataset):
+        # The validation images of training have their cells detected already.
+        split_images = trainer.eval_dataset if split == "validation" else images(dataset[split])
+        results = evaluate_split(trainer, split_images, names, split, seen_fields)
+    return split, results
 
 
 if __name__ == "__main__":

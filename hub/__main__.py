@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_dataset, _model, _space, _predict, _compare, _mistakes, _detection, _ood, _ablations, _docs):
+    for add in (_dataset, _model, _space, _predict, _compare, _labs, _mistakes, _detection, _ood, _ablations, _docs):
         add(commands)
     args = parser.parse_args(_present_names(sys.argv[1:] if argv is None else argv))
     try:
@@ -234,19 +234,13 @@ def _add_publishing(actions, repo_type: str, stage: Callable[[argparse.Namespace
     def run_push(args: argparse.Namespace) -> None:
         if args.create_pr and args.revision:
             args.parser.error("--create-pr opens a pull request on main: leave out --revision")
-        from hub.publish.repository import describe_sizes, publish
+        from hub.publish.repository import describe_push, publish
 
         options = {name: getattr(args, name) for name in ("private", "revision", "create_pr", "dry_run")}
         sizes, commit = publish(
             args.repo_id, repo_type, lambda folder: stage(args, folder), args.commit_message, **options
         )
-        print(describe_sizes(sizes))
-        if args.dry_run:
-            print(f"dry run: nothing was pushed to {args.repo_id}")
-        elif commit is None:
-            print(f"{args.repo_id} holds these files already: nothing was committed")
-        else:
-            print(f"pushed: {commit.pr_url or commit.commit_url}")
+        print(describe_push(args.repo_id, sizes, commit, args.dry_run))
 
     staging = _add(actions, "stage", "write the repository to a folder, without network", run_stage)
     pushing = _add(actions, "push", "stage the repository and push it to the Hub as one commit", run_push)
@@ -298,16 +292,29 @@ def _compare(commands) -> None:
 
 
 def _run_compare(args: argparse.Namespace) -> None:
-    from hub.evaluation.compare import compare, comparison_rows
-    from hub.evaluation.format import text_table
+    from hub.evaluation.compare import compare, describe
 
-    compared = compare(args.first, args.second, args.split)
-    shown = f", {compared['num_photographs']} photographs" if compared["num_photographs"] else ""
-    print(
-        f"{args.split}: {compared['num_images']:,} images{shown}; 95 % intervals by a paired bootstrap over these "
-        "and over the runs of each"
-    )
-    print(text_table(comparison_rows(compared)))
+    print(describe(compare(args.first, args.second, args.split), args.split))
+
+
+def _labs(commands) -> None:
+    labs = _add(commands, "labs", "measure a classifier in each lab, on the cells that it finds itself", _run_labs)
+    labs.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
+    help = "labs to measure, as for train.py's --dataset_name; repeat it for several"
+    labs.add_argument("--dataset", metavar="NAME", action="append", required=True, help=help)
+    help = "the splits to measure, of each lab the first that it has; a+b joins two (default: test validation)"
+    labs.add_argument("--split", metavar="NAME", nargs="+", default=["test", "validation"], help=help)
+    _output(labs)
+
+
+def _run_labs(args: argparse.Namespace) -> None:
+    from hub.evaluation.labs import describe, load_labs, measure
+    from hub.inference.predict import load_classifier
+
+    labs, model = load_labs(args.dataset, args.split), load_classifier(args.model)
+    about = {"model": args.model, "command": f"python -m hub {shlex.join(sys.argv[1:])}"}
+    print(describe(measure(model, labs, args.output, about)))
+    print(f"each image's prediction is in {args.output / 'predictions.csv'}")
 
 
 def _mistakes(commands) -> None:
@@ -318,12 +325,9 @@ def _mistakes(commands) -> None:
 
 
 def _run_mistakes(args: argparse.Namespace) -> None:
-    from hub.evaluation.format import text_table
-    from hub.study.detection import draw_mistakes
+    from hub.study.detection import describe_mistakes, draw_mistakes
 
-    rows = draw_mistakes(args.predictions, args.bccd, args.output)
-    head = ["Photograph", "Label", "Answer", "Files misread", "of"]
-    print(text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)]))
+    print(describe_mistakes(draw_mistakes(args.predictions, args.bccd, args.output)))
 
 
 # --- Studies and docs ---
@@ -356,11 +360,9 @@ def _ood(commands) -> None:
 
 
 def _run_ood(args: argparse.Namespace) -> None:
-    from hub.evaluation.format import ood_tables, text_table
-    from hub.study.ood import measure
+    from hub.study.ood import describe, measure
 
-    results = measure(args.model, args.dataset_name, args.output, args.split, args.bccd)
-    print("\n\n".join(map(text_table, ood_tables(results))))
+    print(describe(measure(args.model, args.dataset_name, args.output, args.split, args.bccd)))
     print(f"\nlook at {args.output / 'accepted.png'}: the images with a cell that was not refused")
 
 

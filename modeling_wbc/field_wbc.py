@@ -57,10 +57,12 @@ class Field:
     Attributes:
         cells: the cells, in descending order of their score.
         labels: the model's types, in the order of its classes.
+        pages: the number of pages or frames of the file, of which the first was analysed.
     """
 
     cells: list[Cell]
     labels: tuple[str, ...]
+    pages: int = 1
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,9 +156,11 @@ def analyze_images(
     model.eval()
     try:
         for image in [images] if one else images:
-            cells = image_processor.preprocess_cells(image_processor.fetch_images(image))
-            del image  # while crops of small images wait for a full batch, the next image may be a large one
-            fields.append(Field([], labels))
+            read = image_processor.fetch_images(image)
+            pages = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
+            cells = image_processor.preprocess_cells(read)
+            del image, read  # while crops of small images wait for a full batch, the next image may be a large one
+            fields.append(Field([], labels, pages))
             columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
             for *place, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
                 crops.append(_Crop(fields[-1], *place, pixel_values))

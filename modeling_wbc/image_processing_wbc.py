@@ -1,10 +1,8 @@
 """Image processor: reads smear images, finds white blood cells and crops them to the network's input."""
 
-import os
-
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from transformers import ViTImageProcessor
 from transformers.image_processing_utils import BatchFeature
@@ -13,14 +11,11 @@ from transformers.image_utils import (
     IMAGENET_DEFAULT_STD,
     ChannelDimension,
     ImageInput,
-    load_image,
 )
 from transformers.processing_utils import ImagesKwargs
 
 from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells
-
-# Formats that Pillow may read: common ones for photographs, and none that it passes to another program.
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+from .reading_wbc import read_image, rgb_pixels, upright_rgb
 
 
 class WBCImageProcessorKwargs(ImagesKwargs, total=False):
@@ -39,6 +34,10 @@ class WBCImageProcessor(ViTImageProcessor):
     With `do_find_cell`, each image is replaced by a square crop around its foremost white cell, the first of
     [`~WBCImageProcessor.find_cells`]; an image without cells stays whole. Without `do_find_cell`, this is
     [`transformers.ViTImageProcessor`], which squeezes the whole image, as Ma et al. 2020 do.
+
+    Images of any dtype and mode are converted to RGB with 8 bits per channel first, see `rgb_pixels` of
+    `reading_wbc.py`, so that floats in [0, 1], as `ToTensor` returns them, give the same `pixel_values` as the image
+    that they were made of, with `do_rescale` and without it.
 
     Args:
         do_find_cell (`bool`, defaults to `True`): whether to crop the image to a cell.
@@ -68,8 +67,8 @@ class WBCImageProcessor(ViTImageProcessor):
         nucleus. Cells that touch are split at the waist between them.
 
         Args:
-            image (PIL image, array or tensor): one image; arrays and tensors are (H, W, 3) or (3, H, W), in any
-                range that begins at 0.
+            image (PIL image, array or tensor): one image; arrays and tensors are (H, W) grey or have 1, 3 (RGB) or 4
+                (RGBA) channels, first or last; integers from 0 to 65535, floats from 0 to 1 or from 0 to 255.
 
         Returns:
             `boxes` (N, 4) float32, the cells' left, top, right and bottom in pixels of the image, and `scores` (N,)
@@ -77,7 +76,7 @@ class WBCImageProcessor(ViTImageProcessor):
             to the others, and is halved if the image's border cuts the nucleus. N may be 0.
 
         Raises:
-            ValueError: if the image has not three channels or no pixels.
+            ValueError: if the image has another shape, no pixels, or values out of range.
         """
         return detect_cells(self._tensor(image).numpy(force=True))
 
@@ -85,23 +84,23 @@ class WBCImageProcessor(ViTImageProcessor):
         """Read an image, or a list of images.
 
         Args:
-            image_url_or_urls: a path, a URL, an open binary file or a PIL image, or a list of them. Arrays and
-                tensors are returned unchanged.
+            image_url_or_urls: a path, a URL, bytes, an open binary file or a PIL image, or a list of them. Arrays and
+                tensors are returned as they are, grey ones (H, W) with an axis for their channel.
 
         Returns:
-            A PIL image or a list of them: the first frame, upright, RGB, transparency on white, 8 bits per channel
-            (the upper 8 of 16).
+            A PIL image or a list of them: the first frame, upright, RGB, transparency on white, 8 bits per channel;
+            `info["pages"]` is the number of pages or frames if there are several, see `read_image` of
+            `reading_wbc.py`.
 
         Raises:
-            ValueError: if an image cannot be read; the message names the file and the reason.
+            ImageReadError: a `ValueError` and `OSError`, if an image cannot be read; the message names the file and
+                the reason.
         """
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(image) for image in image_url_or_urls]
-        if isinstance(image_url_or_urls, Image.Image):
-            return upright_rgb(image_url_or_urls)
-        if isinstance(image_url_or_urls, (str, os.PathLike)) or hasattr(image_url_or_urls, "read"):
-            return _read_image(image_url_or_urls)
-        return image_url_or_urls
+        if isinstance(image_url_or_urls, (np.ndarray, Tensor)):
+            return image_url_or_urls[None] if image_url_or_urls.ndim == 2 else image_url_or_urls
+        return read_image(image_url_or_urls)
 
     def crop_boxes(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
         """Squares around the centres of cells, to crop the image to.
@@ -128,9 +127,13 @@ class WBCImageProcessor(ViTImageProcessor):
             crop_boxes: (N, 4), as [`~WBCImageProcessor.crop_boxes`] returns them.
 
         Returns:
-            N tensors (3, S, S) of the image's dtype, S being the side in pixels of each square, at least 1.
+            N tensors (3, S, S) uint8, S being the side in pixels of each square, at least 1.
         """
-        image = self._tensor(image)
+        return self._crop(self._tensor(image), crop_boxes)
+
+    @staticmethod
+    def _crop(image: Tensor, crop_boxes: Tensor) -> list[Tensor]:
+        """Crop an image (3, H, W) of any dtype."""
         _, height, width = image.shape
         background = torch.from_numpy(background_color(image.numpy(force=True))).to(image)
         crops = []
@@ -177,17 +180,30 @@ class WBCImageProcessor(ViTImageProcessor):
             image_processor_dict = {**image_processor_dict, "do_find_cell": False}
         return super().from_dict(image_processor_dict, **kwargs)
 
-    def process_image(self, image: ImageInput, *args, **kwargs) -> Tensor:
-        """Convert an image to an array or tensor (3, H, W), see `transformers`; 16-bit PIL images keep 8 bits."""
-        # Pillow's own conversion from 16 bits to RGB clips everything above 255 to white.
-        return super().process_image(_eight_bits(image) if isinstance(image, Image.Image) else image, *args, **kwargs)
+    def process_image(
+        self,
+        image: ImageInput,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        do_rescale: bool | None = None,
+        **kwargs,
+    ) -> Tensor | np.ndarray:
+        """Convert an image to RGB (3, H, W): uint8, or float32 in [0, 1] of such floats if `do_rescale` is `False`."""
+        if isinstance(image, Image.Image):
+            # `fetch_images` has converted what transformers hands over.
+            return super().process_image(image if image.mode == "RGB" else upright_rgb(image), True, **kwargs)
+        if not isinstance(image, (np.ndarray, Tensor)):
+            raise ValueError(f"an image must be a PIL image, an array or a tensor, got {type(image)}")
+        first = None if input_data_format is None else ChannelDimension(input_data_format) == ChannelDimension.FIRST
+        pixels = rgb_pixels(image, first)
+        # `do_rescale=False` says that the floats are scaled already; those in [0, 255] stay so.
+        if do_rescale is False and "float" in str(image.dtype) and image.max() < 2:
+            pixels = pixels / (255 if isinstance(pixels, Tensor) else np.float32(255))
+        return super().process_image(pixels, False, ChannelDimension.FIRST, **kwargs)
 
     def _tensor(self, image: ImageInput) -> Tensor:
-        """One image as a tensor (3, H, W)."""
-        image = torch.as_tensor(self.process_image(image, do_convert_rgb=True))
-        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
-            raise ValueError(f"an image must have three channels and at least one pixel, got {tuple(image.shape)}")
-        return image
+        """One image as a tensor (3, H, W) uint8."""
+        return torch.as_tensor(self.process_image(self.fetch_images(image)))
 
     def _standardize_kwargs(self, **kwargs) -> dict:
         size, unit = kwargs.get("window_size"), kwargs.get("window_unit")
@@ -207,49 +223,8 @@ class WBCImageProcessor(ViTImageProcessor):
         boxes, _ = self.find_cells(image)
         if len(boxes) == 0:
             return image
-        (crop,) = self.crop(image, self.crop_boxes(boxes[:1], window_size, window_unit))
+        (crop,) = self._crop(torch.as_tensor(image), self.crop_boxes(boxes[:1], window_size, window_unit))
         return crop if isinstance(image, Tensor) else crop.numpy()
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image upright by its EXIF orientation and convert it to RGB, 8 bits per channel, transparency on white.
-
-    Raises:
-        ValueError: if the image has 32 bits per channel.
-    """
-    image = _eight_bits(ImageOps.exif_transpose(image))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _read_image(source) -> Image.Image:
-    """Read one image of [`WBCImageProcessor.fetch_images`] from a path, a URL or an open binary file."""
-    name = os.fspath(source) if isinstance(source, (str, os.PathLike)) else getattr(source, "name", "in memory")
-    try:
-        if isinstance(source, str) and not os.path.exists(source):  # a URL, or a missing file
-            return load_image(source)
-        with Image.open(source, formats=_FORMATS) as image:
-            return upright_rgb(image)
-    except UnidentifiedImageError as error:
-        reason = f"it is no image of the formats {', '.join(_FORMATS)}, or damaged"
-        raise ValueError(f"cannot read the image {name}: {reason}") from error
-    except Exception as error:  # decoders raise errors of every kind for damaged files
-        raise ValueError(f"cannot read the image {name}: {error or type(error).__name__}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Reduce an image to 8 bits per channel, the upper 8 of 16.
-
-    Raises:
-        ValueError: if the image has 32 bits per channel, whose white level is unknown.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError("it has 32 bits a channel, which do not say what is white; save it with 8 or 16")
-    return image
 
 
 WBCImageProcessor.register_for_auto_class()

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The checkpoint in hub/checkpoint, from raw images and random weights: data set, three trainings with growing images,
-# export, evaluation, OOD test and card. About three hours on two CPU cores that multiply bf16.
+# export, evaluation, OOD test, test of travel and card. About three hours on two CPU cores that multiply bf16.
 #
-#   BCCD=DIR PBC=DIR bash recipes/checkpoint.sh
+#   BCCD=DIR PBC=DIR LABS="data/chula data/lisc" bash recipes/checkpoint.sh
 #
-# Run it again after an interruption: it skips what is finished and resumes the training that is not.
+# LABS are data sets of labs that the training does not see. Run it again after an interruption: it skips what is
+# finished and resumes the training that is not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -45,6 +46,13 @@ accelerate launch train.py --do_eval --model_name_or_path "$CHECKPOINT" --datase
     --output_dir "$OUTPUT/checkpoint"
 if [ ! -d "$OUTPUT/ood" ]; then
     python -m hub ood --model "$CHECKPOINT" --dataset_name "$DATA" --bccd "$BCCD" --output "$OUTPUT/ood"
+fi
+if [ ! -d "$OUTPUT/labs" ]; then
+    labs=(--dataset "$DATA")
+    for lab in ${LABS:-}; do
+        labs+=(--dataset "$lab")
+    done
+    python -m hub labs --model "$CHECKPOINT" "${labs[@]}" --split test train+validation --output "$OUTPUT/labs"
 fi
 python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" \
     --training "$OUTPUT/shipped-64" "$OUTPUT/shipped-96" "$OUTPUT/shipped-128"

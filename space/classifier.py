@@ -27,6 +27,7 @@ class Classifier:
     - `label`, `confidence`, `probabilities`: those of the first known cell, or None without one.
     - `remark`: a short English text to show beside the label.
     - `width`, `height`: in pixels, or None if the image cannot be read.
+    - `pages`: how many pages or frames the file has, of which the first is read, or None if it cannot be read.
     - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
       `confidence`, `probabilities`, `known`, `novelty`; and `activation_map`, rows of the evidence for the label in
       each part of the crop.
@@ -93,6 +94,7 @@ class Classifier:
         """Return an answer without cells, and the image if it can be read."""
         answer: dict[str, Any] = {"file": name, "status": "unreadable", "label": None, "confidence": None}
         answer |= {"probabilities": None, "remark": "", "width": None, "height": None, "cells": []}
+        answer["pages"] = None
         try:
             if isinstance(source, Exception):
                 raise source
@@ -103,6 +105,7 @@ class Classifier:
             answer["remark"] = str(error).removeprefix(f"cannot read the image {read}: ") or "it is too large"
             return answer, None
         answer |= {"status": "empty", "width": image.width, "height": image.height}
+        answer["pages"] = image.info.get("pages", 1)
         return answer, image
 
 
@@ -160,15 +163,17 @@ def remark(answer: dict) -> Text:
     status, cells = answer["status"], answer["cells"]
     if status == "unreadable":
         return text("remark.unreadable", reason=answer["remark"])
-    if status in ("empty", "unknown"):
-        return text(f"remark.{status}")
     parts = []
-    if status == "doubtful":
+    if status in ("empty", "unknown"):
+        parts.append(text(f"remark.{status}"))
+    elif status == "doubtful":
         names = [type_name(label) for label in candidates(cells[first_known(answer)])]
         if len(names) == 2:
             parts.append(text("remark.one_of_two", first=names[0], second=names[1]))
         else:
             parts.append(text("remark.doubtful"))
-    if len(cells) > 1:
+    if len(cells) > 1 and status not in ("empty", "unknown"):
         parts.append(text("remark.cells", count=len(cells)))
+    if answer["pages"] > 1:
+        parts.append(text("remark.pages", count=answer["pages"]))
     return Text("; ".join(part.en for part in parts), "; ".join(part.zh for part in parts))

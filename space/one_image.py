@@ -25,7 +25,8 @@ def annotated_image(answer: dict, preview: Image.Image | None, map_side: float) 
     chosen = first_known(answer)
     for index, cell in enumerate(answer["cells"][:MAX_CELLS]):
         layers += _cell_layers(answer, index, index == chosen, map_side, cell)
-    caption = f'<p class="hint">{escape(answer["file"])}, {answer["width"]:,} × {answer["height"]:,}</p>'
+    pages = f", {text('remark.pages', count=answer['pages']).html}" if answer["pages"] > 1 else ""
+    caption = f'<p class="hint">{escape(answer["file"])}, {answer["width"]:,} × {answer["height"]:,}{pages}</p>'
     shape = f"aspect-ratio:{preview.width}/{preview.height}"
     return f'<div class="stage" style="{shape}">{"".join(layers)}</div>{caption}'
 

@@ -27,6 +27,12 @@ function openSettings() {
   document.querySelector("footer .settings").click();
 }
 
+// Say which types the upload fields take, so that phones convert theirs. Dropped files of other types get an answer.
+new MutationObserver(() => {
+  for (const input of document.querySelectorAll(".drop input[type=file]"))
+    input.accept ||= input.multiple ? `${imageTypes},.zip` : imageTypes;
+}).observe(document, { childList: true, subtree: true });
+
 // Hand pasted images to the upload field of the open tab.
 document.addEventListener("paste", (event) => {
   const files = [...event.clipboardData.files].filter((file) => file.type.startsWith("image/"));

@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 MAX_FILE_BYTES = 256 * 2**20  # of one file, packed or not
 MAX_UNPACKED_BYTES = 2**30  # of all files of an archive
+# What the upload fields offer to choose. HEIC is left out, so that phones convert their photographs to JPEG.
+IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".avif", ".jp2", ".ppm", ".pgm")
 _ARCHIVES = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".tar")
 _HIDDEN = ("__MACOSX", ".")
 

@@ -42,6 +42,9 @@ OPTIONAL = ("lab", "group", *PHOTOGRAPH_COLUMNS, "stage", *ATTRIBUTES, "box")
 # The names of columns in data sets and tables written before, with the present name.
 RENAMED = {"dataset": "lab", "field": "group"}
 
+# The columns of a lab and of a group of images, by their names in the data sets that hold them.
+_NAMES = {"lab": ("lab", "dataset"), "group": ("group", "field", "photograph")}
+
 
 def features(class_names: Sequence[str], *optional: str) -> Features:
     """The columns of a data set that is built here.
@@ -82,6 +85,22 @@ def to_datasets(splits: Mapping[str, list[dict]], columns: Features) -> DatasetD
             for split, rows in splits.items()
         }
     )
+
+
+def origins(dataset: Dataset, what: str) -> list[str | None]:
+    """Where each image of `dataset` is from.
+
+    Args:
+        dataset: Any data set of images.
+        what: "lab", or "group", the photograph's field, the slide or the patient.
+
+    Returns:
+        The name of the lab or the group of each image, None where it is not known.
+    """
+    for name in _NAMES[what]:
+        if name in dataset.column_names:
+            return dataset[name][:]
+    return [None] * len(dataset)
 
 
 def class_counts(dataset: Dataset, column: str = "label") -> dict[str, int]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image as PILImage
 from PIL import ImageFile
 from tqdm.auto import tqdm
 
 from hub.files import UserError
+from modeling_wbc.reading_wbc import ImageReadError, read_image
 
 logger = logging.getLogger(__name__)
 
@@ -114,16 +113,13 @@ def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, d
 
 
 def why_unreadable(content: bytes) -> str | None:
-    """Say why an encoded image does not decode to its last pixel; None if it does."""
+    """Say why an encoded image cannot be read to its last pixel, as training reads it; None if it can."""
     # Another library may have set Pillow to pad truncated files with grey.
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        with PILImage.open(io.BytesIO(content)) as image:
-            image.load()
-    except PILImage.UnidentifiedImageError:
-        return "not an image"
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
-        return str(error) or type(error).__name__
+        read_image(content)
+    except ImageReadError as error:
+        return str(error).removeprefix("cannot read the image in memory: ")
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     return None

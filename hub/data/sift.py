@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,14 +12,15 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from modeling_wbc.reading_wbc import read_image
+
 # Width and height in pixels that the publisher resized the photographs to before augmenting them.
 SIZE = (320, 240)
 
 
 def grey(content: bytes) -> np.ndarray:
     """Decode an image to grey levels at `SIZE`: uint8 (240, 320)."""
-    with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(image.convert("L").resize(SIZE, Image.Resampling.BOX))
+    return np.asarray(read_image(content).convert("L").resize(SIZE, Image.Resampling.BOX))
 
 
 def sift_features(image: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hub.data.columns import RENAMED
-from hub.evaluation.format import format_difference
+from hub.evaluation.format import format_difference, text_table
 from hub.evaluation.inputs import softmax
 from hub.evaluation.intervals import paired_bootstrap
 from hub.files import UserError, one_line
@@ -162,6 +162,15 @@ def comparison_rows(compared: dict) -> list[list[str]]:
         rows.append([title, runs, f"{100 * np.mean(compared[title]):.1f}"])
     accuracy = compared["accuracy"]
     return [*rows, ["difference", f"p = {accuracy['p_value']:.3f}", format_difference(accuracy)]]
+
+
+def describe(compared: dict, split: str) -> str:
+    """The result of `compare` as text: what was compared, and a table."""
+    shown = f", {compared['num_photographs']} photographs" if compared["num_photographs"] else ""
+    return (
+        f"{split}: {compared['num_images']:,} images{shown}; 95 % intervals by a paired bootstrap over these and over "
+        f"the runs of each\n{text_table(comparison_rows(compared))}"
+    )
 
 
 def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:

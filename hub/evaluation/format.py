@@ -105,6 +105,47 @@ def ood_tables(results: dict) -> list[list[list[str]]]:
     return [refused, separated]
 
 
+def labs_table(results: dict) -> list[list[str]]:
+    """The results of `python -m hub labs` as the rows of a table, the first one the head.
+
+    Args:
+        results: Holds, under `labs`, the figures of each lab by its name, as `hub.evaluation.labs.measure` gives them.
+    """
+    rows = [
+        [
+            "Lab",
+            "Images",
+            "Groups",
+            "Found (%)",
+            "Accuracy (%)",
+            "Balanced accuracy (%)",
+            "Of all types (%)",
+            "Known (%)",
+            "Refused",
+            "Wrong, known and sure (%)",
+            "Calibration error (%)",
+        ]
+    ]
+    for lab, figures in results["labs"].items():
+        groups, calibrated = figures["groups"], figures["expected_calibration_error"] is not None
+        rows.append(
+            [
+                lab,
+                f"{figures['images']:,}",
+                "–" if groups is None else f"{groups:,}",
+                f"{100 * figures['found']:.1f}",
+                format_percent(figures, "accuracy"),
+                format_percent(figures, "balanced_accuracy"),
+                f"{100 * figures['accuracy_of_all_types']:.1f}",
+                f"{100 * figures['known']:.1f}",
+                f"{figures['refused']:,}",
+                f"{100 * figures['confidently_wrong']:.1f}",
+                format_percent(figures, "expected_calibration_error") if calibrated else "–",
+            ]
+        )
+    return rows
+
+
 def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
     """The cells of table 1: the head, the classes, the average."""
     keys = class_keys(label_names)

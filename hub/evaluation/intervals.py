@@ -4,13 +4,13 @@ Images that show the same photograph are not independent: BCCD's 2,487 test file
 resampling photographs, not files (the cluster bootstrap; Davison & Hinkley 1997, section 3.8).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import binomtest
 
 from .grouping import calibration_gaps, cluster_ids, majority_right, sum_by
-from .inputs import checked_ids, class_ids, class_keys
+from .inputs import check_length, checked_ids, class_ids, class_keys
 
 
 def bootstrap_intervals(
@@ -121,6 +121,52 @@ def paired_bootstrap(
         figure: _difference(one[figure] - other[figure], confidence)
         for figure in ("accuracy", "macro_recall", "macro_f1")
     }
+
+
+def bootstrap_means(
+    values: Mapping[str, np.ndarray],
+    references: np.ndarray | Sequence[int],
+    *,
+    groups: Sequence[str | None] | None = None,
+    balanced: bool = False,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, list[float]]:
+    """Percentile intervals of means over images, by the bootstrap of `bootstrap_intervals`.
+
+    Args:
+        values: By the name of each figure, the value of each image, such as whether it is right: float or bool (N,).
+        references: N > 0 true class ids, integers of at least 0, by which the resamples are stratified.
+        groups: The group that each image is of, such as a photograph, a slide or a patient, which may have images of
+            several classes; None where an image stands for itself.
+        balanced: Whether a figure is the mean over the classes of its means in each, in place of that over images. A
+            class that a resample lacks is left out of its mean.
+        resamples: The number of resamples.
+        confidence: The share of resamples within the interval, in (0, 1).
+        seed: Seed of the generator; the same seed gives the same resamples.
+
+    Returns:
+        [low, high] by the name of the figure.
+
+    Raises:
+        ValueError: Lengths differ, or `references` holds no class ids.
+    """
+    references = class_ids("references", references)
+    clusters = cluster_ids(groups, references)
+    weights = _resampled_weights(clusters, references, resamples, seed)
+    classes = np.eye(references.max() + 1)[references][:, np.unique(references)]
+    images = weights @ sum_by(clusters, classes)
+    drawn = {}
+    for name, of_image in values.items():
+        check_length(name, of_image, references)
+        sums = weights @ sum_by(clusters, classes * np.asarray(of_image, dtype=np.float64)[:, None])
+        if balanced:
+            means = np.divide(sums, images, out=np.full_like(sums, np.nan), where=images > 0)
+            drawn[name] = np.nanmean(means, axis=1)
+        else:
+            drawn[name] = sums.sum(axis=1) / images.sum(axis=1)
+    return {name: _interval(means, confidence) for name, means in drawn.items()}
 
 
 def wilson_interval(count: int, total: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Plots of results and training runs: confusion matrix, reliability, learning curves and embeddings.
+"""Plots of results and training runs: confusion matrix, reliability, labs, learning curves and embeddings.
 
 scikit-learn's `ConfusionMatrixDisplay` shows either counts or shares; here each cell has both, and each row its number
 of images. Its `CalibrationDisplay` does not show how many images a point stands for, which here is often 3 of 2,487.
@@ -225,6 +225,50 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         _bare(axes)
+    figure.savefig(path, dpi=_DPI)
+
+
+def plot_labs(labs: Mapping[str, Mapping], path: str | Path) -> None:
+    """Draw a row for each lab: accuracy with its interval, and the shares of known and of confidently wrong images.
+
+    Args:
+        labs: The figures of each lab by its name, `labs` in the results of `hub.evaluation.labs.measure`.
+        path: The PNG to write.
+
+    Raises:
+        ValueError: There is no lab.
+    """
+    if not labs:
+        raise ValueError("got no lab; give the figures of one at least")
+    rows = np.arange(len(labs))
+    shares = {
+        name: np.array([figures[name] for figures in labs.values()])
+        for name in ("accuracy", "balanced_accuracy", "known", "confidently_wrong")
+    }
+    intervals = np.array([figures["intervals"]["accuracy"] for figures in labs.values()])
+    figure = Figure(figsize=(7.6, 1.6 + 0.55 * len(labs)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(rows, shares["known"], 0.62, color="#d4dbe2", label="known")
+    axes.barh(rows, shares["confidently_wrong"], 0.2, color=_ORANGE, label="wrong, known and above 90 % sure")
+    axes.hlines(rows, *intervals.T, color=_BLUE, linewidth=2)
+    look = {"s": 52, "edgecolors": _BLUE, "linewidths": 1.6, "zorder": 3, "clip_on": False}
+    axes.scatter(shares["accuracy"], rows, color=_BLUE, label="accuracy, with 95 % interval", **look)
+    look |= {"facecolors": "white", "marker": "D", "s": 30}
+    axes.scatter(shares["balanced_accuracy"], rows, label="balanced accuracy", **look)
+    names = [
+        f"{textwrap.fill(name, 24)}\n{figures['images']:,} images, {len(figures['types'])} types"
+        for name, figures in labs.items()
+    ]
+    axes.set_yticks(rows, names)
+    axes.set_ylim(len(labs) - 0.4, -0.6)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("Share of the images")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(axis="y", length=0)
+    _bare(axes)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI)
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageClassification
 from hub.evaluation.format import text_table
 from hub.files import UserError, check_output
 from modeling_wbc import Cell, Field
+from modeling_wbc.reading_wbc import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     """
     check_output(output)
     paths = find_images(images)
-    model = load_classifier(model).to("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_classifier(model)
     output.mkdir(parents=True, exist_ok=True)
     labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
     counts, unknown, unreadable = Counter(), 0, 0
@@ -61,8 +62,7 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
             unknown += field.unknown
             writer.writerows(_row(path, cell) for cell in field.cells)
             if draw:
-                with Image.open(path) as image:
-                    field.draw(image).save(output / f"{number:05d}-{path.stem}.png")
+                field.draw(read_image(path)).save(output / f"{number:05d}-{path.stem}.png")
     return {
         "counts": {label: counts[label] for label in labels},
         "unknown": unknown,
@@ -103,7 +103,7 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 
 
 def load_classifier(source: str | os.PathLike):
-    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode.
+    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode, on the GPU if any.
 
     Raises:
         OSError: It cannot be loaded, or is another kind of model.
@@ -114,7 +114,7 @@ def load_classifier(source: str | os.PathLike):
         raise OSError(f"could not load the classifier {source}: {str(error).strip().splitlines()[0]}") from error
     if not hasattr(model, "analyze"):
         raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
-    return model.eval()
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_images(model, paths: Iterable[Path]) -> Iterator[tuple[Path, Field | None]]:

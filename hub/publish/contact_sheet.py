@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from hub.data.photographs import Match, Registration
 from hub.data.sift import SIZE
 from hub.publish.dataset_card import AUGMENTED_SPLITS, files_of_photographs
+from modeling_wbc.reading_wbc import read_image
 
 SHEET_NAME = "worst_matches.jpg"
 
@@ -70,11 +70,9 @@ def contact_sheet(pairs: Sequence[tuple[str, bytes, bytes, Match]]) -> Image.Ima
     draw = ImageDraw.Draw(sheet)
     for number, (name, file, photograph, match) in enumerate(pairs):
         x, y = number % _COLUMNS * step_x + _MARGIN, number // _COLUMNS * step_y + _MARGIN
-        with Image.open(io.BytesIO(photograph)) as image:
-            pixels = np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BOX))
+        pixels = np.asarray(read_image(photograph).resize(SIZE, Image.Resampling.BOX))
         drawn = Image.fromarray(cv2.warpAffine(pixels, match.transform, SIZE))
         draw.text((x, y), f"{name}: {match.photograph}, error {match.error:.2f}", fill="black")
-        with Image.open(io.BytesIO(file)) as image:
-            sheet.paste(image.convert("RGB").resize(_IMAGE_SIZE), (x, y + _CAPTION_HEIGHT))
+        sheet.paste(read_image(file).resize(_IMAGE_SIZE), (x, y + _CAPTION_HEIGHT))
         sheet.paste(drawn.resize(_IMAGE_SIZE), (x + width + _MARGIN, y + _CAPTION_HEIGHT))
     return sheet

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hub.evaluation.format import format_interval, format_percent, markdown_table, ood_tables
+from hub.evaluation.format import format_interval, format_percent, labs_table, markdown_table, ood_tables
 from hub.files import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +165,7 @@ def _ood_scores_table(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "readme": lambda results: _checkpoint_table(results, _README_ROWS),
     "checkpoint": lambda results: _checkpoint_table(results, _CHECKPOINT_ROWS),
+    "labs": lambda results: markdown_table(labs_table(results.read("labs"))),
     "ood": _ood_table,
     "ood scores": _ood_scores_table,
 }

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from hub.files import UserError
@@ -52,7 +51,7 @@ def export_onnx(source: str | os.PathLike, path: Path) -> None:
     import onnxruntime
 
     model = _OnnxOutputs(WBCForImageClassification.from_pretrained(source, dtype=torch.float32)).eval()
-    pictures = [Image.open(example) for example in sorted(EXAMPLES.glob("*.jpg"))]
+    pictures = sorted(EXAMPLES.glob("*.jpg"))
     images = WBCImageProcessor.from_pretrained(source)(pictures, return_tensors="pt")["pixel_values"]
     program = torch.onnx.export(
         model,

@@ -26,6 +26,11 @@ PLOTS = {
     "reliability.png": "Reliability diagram",
     "learning_curves.png": "Learning curves",
 }
+_VALIDATION_NOTE = (
+    "Validation images",
+    "Training was watched on these images, and temperature and OOD threshold are fitted to them. A test on other "
+    "images may give lower figures.",
+)
 ONNX_NAME = "onnx/model.onnx"
 _PAPERS_TAGS = ("resnet", "ibn-net", "center-loss")
 # Fields of `CardFacts` that the template shows as they are.
@@ -189,6 +194,7 @@ def write_report(
     output_dir: str,
     dataset: DatasetDict,
     dataset_name: str | None,
+    split: str,
     results: dict,
     names: list[str],
     baseline: str | None,
@@ -196,34 +202,39 @@ def write_report(
 ) -> None:
     """Draw the plots and write the model card of a model that was trained and evaluated in a folder.
 
-    A folder without `train_results.json` gets the confusion matrix alone.
+    A folder without `train_results.json` gets the confusion matrix alone, and one whose log has nothing to draw, as of
+    a run shorter than `--logging_steps`, no learning curves.
 
     Args:
         output_dir: The output folder of `train.py`.
-        dataset: The data set of the evaluation, with a split `test`.
+        dataset: The data set of the evaluation.
         dataset_name: Its folder or id; None for drawn cells.
-        results: Those of the split `test`, as `hub.evaluation.subsets.evaluate_logits` gives them.
+        split: The split that the card shows the results of.
+        results: Its results, as `hub.evaluation.subsets.evaluate_logits` gives them.
         names: The class names, in the order of the model's class ids.
         baseline: The network in words, if it is a baseline and not the paper's.
         model_id: The model's id on the Hub, if it is pushed there.
     """
     folder = Path(output_dir)
-    bccd = class_counts(dataset["test"]) == BCCD_PUBLISHED["test"]
+    bccd = split == "test" and class_counts(dataset["test"]) == BCCD_PUBLISHED["test"]
     shown_name = "BCCD" if bccd else dataset_name or "drawn cells"
-    plot_confusion_matrix(results, names, folder / "confusion_matrix.png", f"{shown_name}, test")
+    plot_confusion_matrix(results, names, folder / "confusion_matrix.png", f"{shown_name}, {split}")
     trained = folder / "train_results.json"
     if not trained.is_file():
         logger.info(f"no model card: {folder} does not hold a model that was trained there")
         return
     training = json.loads(trained.read_text(encoding="utf-8"))
-    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    if any("loss" in entry or "eval_accuracy" in entry for entry in history):  # else shorter than --logging_steps
+    state = folder / "trainer_state.json"
+    history = json.loads(state.read_text(encoding="utf-8"))["log_history"] if state.is_file() else []
+    try:
         plot_learning_curves(history, folder / "learning_curves.png")
+    except ValueError:
+        logger.info("no learning curves: the run logged no loss; see --logging_steps")
     facts = CardFacts(
         results=results,
         label_names=names,
         dataset_name=shown_name,
-        split="test",
+        split=split,
         base_model=training["base_model"],
         command=training["command"],
         recipe=training["recipe"],
@@ -231,5 +242,6 @@ def write_report(
         bccd=bccd,
         baseline=baseline,
         model_id=model_id,
+        sections=[_VALIDATION_NOTE] if split == "validation" else (),
     )
     write_card(folder, facts)

@@ -207,6 +207,17 @@ def describe_sizes(sizes: Mapping[str, int]) -> str:
     return "\n".join(f"{name:<{first}}  {size:>{second}}" for name, size in rows)
 
 
+def describe_push(repo_id: str, sizes: Mapping[str, int], commit: CommitInfo | None, dry_run: bool) -> str:
+    """The result of `publish` as text: the files with their sizes, and what became of them."""
+    if dry_run:
+        outcome = f"dry run: nothing was pushed to {repo_id}"
+    elif commit is None:
+        outcome = f"{repo_id} holds these files already: nothing was committed"
+    else:
+        outcome = f"pushed: {commit.pr_url or commit.commit_url}"
+    return f"{describe_sizes(sizes)}\n{outcome}"
+
+
 def _token() -> str:
     token = get_token()
     if token is None:

@@ -27,6 +27,7 @@ from hub.study.ablation_rows import LABS, PAPER, ROWS, Row, Run, finished_runs, 
 from hub.study.costs import BATCH_SIZE, machine, measure_costs
 from hub.training.images import foremost_cell
 from modeling_wbc import WBCImageProcessor
+from modeling_wbc.reading_wbc import read_image
 
 _ROOT = Path(__file__).parents[2]
 # The first stage of the shipped checkpoint had these batches and this learning rate. Its additions to the paper (stain
@@ -172,7 +173,7 @@ def with_foremost_cells(dataset: DatasetDict) -> DatasetDict:
     image_processor = WBCImageProcessor()
 
     def find(row: dict) -> dict:
-        return {"foremost_cell": foremost_cell(image_processor, row["image"].convert("RGB")).tolist()}
+        return {"foremost_cell": foremost_cell(image_processor, read_image(row["image"])).tolist()}
 
     return DatasetDict(
         {

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.ops import box_iou
 
 from hub.files import UserError
+from modeling_wbc.reading_wbc import read_image
 
 ANNOTATIONS_ORIGIN = "the annotations come with github.com/Shenggan/BCCD_Dataset"
 _OVERLAP = 0.5
@@ -89,8 +90,7 @@ def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, ann
     for annotation in sorted(annotations.glob("*.xml")):
         if not (path := photographs / f"{annotation.stem}.jpg").is_file():
             continue
-        with Image.open(path) as image:
-            boxes = find(image.convert("RGB"))
+        boxes = find(read_image(path))
         annotated = torch.tensor(read_boxes(annotation), dtype=torch.float32).reshape(-1, 4)
         findings.append(Finding(annotation.stem, boxes, annotated, *count_matches(boxes, annotated)))
     if not findings:
@@ -108,9 +108,9 @@ def empty_halves(findings: Iterable[Finding], photographs: Path) -> Iterator[Ima
     for finding in findings:
         if not finding.complete:
             continue
-        with Image.open(photographs / f"{finding.name}.jpg") as image:
-            middle = image.width // 2
-            for left, right in ((0, middle), (middle, image.width)):
-                boxes = finding.boxes.tolist() + finding.annotated.tolist()
-                if all(box[2] <= left or box[0] >= right for box in boxes):
-                    yield image.convert("RGB").crop((left, 0, right, image.height))
+        image = read_image(photographs / f"{finding.name}.jpg")
+        middle = image.width // 2
+        for left, right in ((0, middle), (middle, image.width)):
+            boxes = finding.boxes.tolist() + finding.annotated.tolist()
+            if all(box[2] <= left or box[0] >= right for box in boxes):
+                yield image.crop((left, 0, right, image.height))

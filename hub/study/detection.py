@@ -18,8 +18,9 @@ from hub.evaluation.intervals import wilson_interval
 from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
 from hub.study.annotations import Finding, empty_halves, find_annotated
-from hub.study.sheets import BoxedImage, boxes_sheet, open_rgb
+from hub.study.sheets import BoxedImage, boxes_sheet
 from modeling_wbc import Field, WBCImageProcessor
+from modeling_wbc.reading_wbc import read_image
 
 # A cell of PBC counts as found if it lies this near to the image's middle, in image sides.
 _NEAR = 0.2
@@ -194,12 +195,18 @@ def draw_mistakes(predictions: Path, bccd: Path, output: Path) -> list[tuple[str
     rows = mistaken_photographs(predictions)
     processor, images = WBCImageProcessor(), []
     for name, label, answer, wrong, files in rows:
-        image = open_rgb(bccd / "Original_Images" / f"{name}.jpg")
+        image = read_image(bccd / "Original_Images" / f"{name}.jpg")
         boxes, _ = processor.find_cells(image)
         images.append(BoxedImage(f"{name} {label}: {answer} {wrong}/{files}", image, boxes))
     output.parent.mkdir(parents=True, exist_ok=True)
     boxes_sheet(images).save(output)
     return rows
+
+
+def describe_mistakes(rows: list[tuple[str, str, str, int, int]]) -> str:
+    """The result of `draw_mistakes` as text."""
+    head = ["Photograph", "Label", "Answer", "Files misread", "of"]
+    return text_table([head, *([*names, str(wrong), str(files)] for *names, wrong, files in rows)])
 
 
 def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Path) -> dict:
@@ -208,7 +215,7 @@ def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Pa
     near, far, unreadable = Counter(), [], 0
     for name, path in tqdm(files, desc="PBC", unit="image"):
         try:
-            image = open_rgb(path)
+            image = read_image(path)
         except OSError:
             unreadable += 1
             continue
@@ -241,6 +248,5 @@ def _read_two_cells(model, two: dict[str, list[str]], photographs: Path, output:
         right += named_right(field, labels)
         read = sorted(cell.label for cell in field.cells)
         rows.append({"photograph": name, "labels": sorted(labels), "read": read})
-        with Image.open(photographs / f"{name}.jpg") as image:
-            field.draw(image).save(pictures / f"{name}.png")
+        field.draw(read_image(photographs / f"{name}.jpg")).save(pictures / f"{name}.png")
     return {"photographs": len(two), "two_found": found, "cells": known, "named_right": right, "rows": rows}

@@ -6,7 +6,6 @@ any other photograph of its field. A contradicted label is not wrong but worth a
 the labels that are doubtful after a look at each.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from hub.data.photographs import register
 from hub.files import UserError, check_output
 from hub.study.annotations import ANNOTATIONS_ORIGIN, read_boxes
 from hub.study.sheets import captioned, contact_sheet
+from modeling_wbc.reading_wbc import read_image
 
 # Side in pixels of the crop that is measured, and of a crop in the picture.
 _SIDE = 96
@@ -111,8 +111,7 @@ def judge_photographs(
         raise UserError(f"no such folder: {annotations}; {ANNOTATIONS_ORIGIN}")
     features = []
     for name in labels:
-        with Image.open(io.BytesIO(photographs[name])) as image:
-            features.append(cell_features(image.convert("RGB"), _largest_box(annotations, name)))
+        features.append(cell_features(read_image(photographs[name]), _largest_box(annotations, name)))
     return judge(np.stack(features), labels, fields)
 
 
@@ -199,8 +198,8 @@ def audit_sheet(wrong: Sequence[Judgement], photographs: Mapping[str, bytes], an
     """The cells of some judgements side by side, each with its label and the judge's class."""
     tiles = []
     for judgement in wrong:
-        with Image.open(io.BytesIO(photographs[judgement.photograph])) as image:
-            cell = crop_around(image.convert("RGB"), _largest_box(annotations, judgement.photograph), 1.5)
+        photograph = read_image(photographs[judgement.photograph])
+        cell = crop_around(photograph, _largest_box(annotations, judgement.photograph), 1.5)
         caption = f"{judgement.photograph}: {judgement.label}\n{judgement.predicted} {judgement.confidence:.2f}"
         tiles.append(captioned(cell.resize((_SIDE_IN_SHEET, _SIDE_IN_SHEET)), caption))
     return contact_sheet(tiles, columns=8, width=_SIDE_IN_SHEET)

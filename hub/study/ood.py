@@ -17,12 +17,14 @@ from tqdm import tqdm
 from transformers import AutoImageProcessor
 
 from hub.data.load import load
+from hub.evaluation.format import ood_tables, text_table
 from hub.evaluation.intervals import wilson_interval
 from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
 from hub.study.annotations import empty_halves, find_annotated
-from hub.study.sheets import BoxedImage, boxes_sheet, open_rgb
+from hub.study.sheets import BoxedImage, boxes_sheet
 from modeling_wbc import Field, WBCImageProcessor
+from modeling_wbc.reading_wbc import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
         for seed in range(DRAWN_IMAGES):
             yield kind, draw(np.random.default_rng([seed, len(kind)]))
     for path in sample_images():
-        image = open_rgb(path)
+        image = read_image(path)
         yield "sample images", image
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_CROPS):
@@ -201,7 +203,7 @@ def measure(
     fields = [model.analyze(image) for _, image in tqdm(images, desc="OOD", unit="image")]
     ood = _foremost_scores(model, processor, images, fields)
     rows = tqdm(smears, desc=split, unit="image")
-    in_distribution = ood_scores(model, processor, (row["image"].convert("RGB") for row in rows))
+    in_distribution = ood_scores(model, processor, (read_image(row["image"]) for row in rows))
     origins = smears["lab"][:] if "lab" in smears.column_names else [split] * len(smears)
 
     results = {
@@ -217,6 +219,11 @@ def measure(
     ]
     boxes_sheet(accepted, columns=8, width=160).save(output / "accepted.png")
     return results
+
+
+def describe(results: dict) -> str:
+    """The result of `measure` as text: its two tables."""
+    return "\n\n".join(map(text_table, ood_tables(results)))
 
 
 def _foremost_scores(

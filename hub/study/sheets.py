@@ -8,6 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from modeling_wbc.reading_wbc import read_image
+
 _GAP = 4
 _LINE = 14
 _ANNOTATED, _FOUND = "#00c000", "#ff0000"
@@ -39,7 +41,7 @@ def boxes_sheet(images: Sequence[BoxedImage], columns: int = 4, width: int = 320
     """
     tiles = []
     for caption, source, boxes, annotated in images:
-        image = source if isinstance(source, Image.Image) else open_rgb(source)
+        image = source if isinstance(source, Image.Image) else read_image(source)
         scale = width / image.width
         tile = image.resize((width, round(image.height * scale)))
         pen = ImageDraw.Draw(tile)
@@ -67,13 +69,3 @@ def contact_sheet(tiles: Sequence[Image.Image], columns: int, width: int) -> Ima
     for number, tile in enumerate(tiles):
         sheet.paste(tile, (number % columns * (width + _GAP), number // columns * height))
     return sheet
-
-
-def open_rgb(path: Path) -> Image.Image:
-    """Read an image file as RGB.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    with Image.open(path) as image:
-        return image.convert("RGB")

@@ -1,9 +1,11 @@
 """The arguments of `train.py`, beside those of transformers' Trainer."""
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import is_deepspeed_available
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hub.files import UserError
 from hub.training.augmentation import AUGMENTATIONS
@@ -11,6 +13,11 @@ from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
+
+
+def _switch(text: str) -> Field:
+    """Return a field that is True, False or, if it is not given, None."""
+    return field(default=None, metadata={"nargs": "?", "const": True, "help": text})
 
 
 @dataclass
@@ -26,6 +33,13 @@ class DataArguments:
     )
     dataset_config_name: str | None = field(
         default=None, metadata={"help": "The configuration of the dataset on the Hub."}
+    )
+    validation_split: float = field(
+        default=0.15,
+        metadata={
+            "help": "The share of the training images to validate on where the dataset has no validation split, cut "
+            "by group (or photograph) and stratified by class; 0 trains on all and neither validates nor calibrates."
+        },
     )
     augment: str = field(
         default="paper",
@@ -47,8 +61,15 @@ class DataArguments:
     train_on: str | None = field(
         default=None,
         metadata={
-            "help": "The data set, by its name in the column `lab`, to which training, validation and calibration "
-            "are restricted; the test split keeps all, and so measures the transfer to the others. Default: all."
+            "help": "The lab, by its name in the column `lab`, to which training, validation and calibration are "
+            "restricted; the test split keeps all labs, and so measures the transfer to the others. Default: all."
+        },
+    )
+    leave_out: str | None = field(
+        default=None,
+        metadata={
+            "help": "The lab, by its name in the column `lab`, that training, validation and calibration leave out; "
+            "the test split keeps it, and `python -m hub labs` measures the transfer to it. Default: none."
         },
     )
     balanced: bool = field(
@@ -100,13 +121,6 @@ class ModelArguments:
             "of Inception and Xception 299."
         },
     )
-    calibrate: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to fit temperature and OOD threshold of weights that are only evaluated, and to save the "
-            "model with them in the output folder. Training always fits them if there is a validation split."
-        },
-    )
     channels_last: bool = field(
         default=True, metadata={"help": "Whether to hold images and feature maps in channels-last memory format."}
     )
@@ -114,13 +128,49 @@ class ModelArguments:
 
 @dataclass
 class WBCTrainingArguments(TrainingArguments):
-    """TrainingArguments with the paper's recipe as defaults.
+    """TrainingArguments with the paper's recipe as defaults, and the task as the user asked for it.
+
+    TrainingArguments itself sets `do_eval` wherever `eval_strategy` is given, so the task is read before that. Without
+    any of `do_train`, `do_eval`, `do_predict` and `calibrate`, a run trains and evaluates.
+
+    Attributes:
+        validates_by_default: Whether `eval_strategy` is a default, dropped where there is nothing to validate on.
+        chooses_workers: Whether the number of worker processes is left to the script.
 
     Raises:
-        UserError: The paper's batch cannot be divided evenly among processes, devices and accumulation steps.
+        UserError: Nothing is to be done, DeepSpeed is missing, or the paper's batch cannot be divided evenly among
+            processes, devices and accumulation steps.
     """
 
     output_dir: str | None = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
+    do_train: bool | None = _switch("Whether to train. Default: unless only another task is asked for.")
+    do_eval: bool | None = _switch(
+        "Whether to evaluate on the validation and test splits. Default: unless only another task is asked for."
+    )
+    do_predict: bool | None = _switch(
+        "Whether to write the predictions of the test split, which --do_eval writes as well. Default: no."
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to fit temperature and OOD threshold of weights that are not trained, and to save the "
+            "model with them in the output folder. Training always fits them if there is a validation split."
+        },
+    )
+    eval_strategy: str | None = field(
+        default=None,
+        metadata={
+            "choices": [each.value for each in IntervalStrategy],
+            "help": "When to validate in training: 'no', 'steps' or 'epoch'. Default: after each epoch, in a run that "
+            "evaluates or chooses its best checkpoint.",
+        },
+    )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Worker processes that load images. Default: none, or up to 8 on the free cores with --find_cell."
+        },
+    )
     per_device_train_batch_size: int | None = field(
         default=None,
         metadata={
@@ -153,24 +203,63 @@ class WBCTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.deepspeed and not is_deepspeed_available():
+            # Asked for here, as transformers keeps a broken configuration for the rest of the process.
+            raise UserError("--deepspeed needs the package deepspeed. Install it, or leave the argument out.")
+        self._choose_task()
+        self._choose_validation()
+        self.chooses_workers = self.dataloader_num_workers is None
+        self.dataloader_num_workers = self.dataloader_num_workers or 0
         given = self.per_device_train_batch_size
         if given is None:
             self.per_device_train_batch_size = PAPER_BATCH_SIZE
         # TrainingArguments refuses bf16 without an accelerator unless the CPU is chosen explicitly.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        asked = self.do_eval
         super().__post_init__()
+        self.do_eval = asked
         # CellImages makes the model's arguments out of the dataset's columns, so none may be removed before.
         self.remove_unused_columns = False
         # The Trainer would log the last finite loss in place of a NaN; here a NaN ends the run.
         self.logging_nan_inf_filter = False
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
-        if not (self.do_train or self.do_eval):
-            self.do_train = self.do_eval = True
-        if given is None:
-            shares = self.world_size * max(1, self.n_gpu) * self.gradient_accumulation_steps
+        shares = self.world_size * max(1, self.n_gpu) * self.gradient_accumulation_steps
+        if given is None and shares > 0:
             if PAPER_BATCH_SIZE % shares:
                 raise UserError(
                     f"the batch of {PAPER_BATCH_SIZE} does not divide into {shares} equal shares (processes x devices "
                     "x accumulation steps). Name --per_device_train_batch_size."
                 )
             self.per_device_train_batch_size = PAPER_BATCH_SIZE // shares
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether the run cannot do without a validation split."""
+        is_asked = self.eval_strategy != IntervalStrategy.NO and not self.validates_by_default
+        is_used = is_asked or self.eval_on_start or self.metric_for_best_model is not None
+        return self.calibrate or (self.do_train and is_used)
+
+    def _choose_task(self) -> None:
+        """Replace each task that is not given by its default."""
+        only_others = bool(self.do_eval or self.do_predict or self.calibrate)
+        if self.do_eval is None:
+            self.do_eval = not (self.do_train or self.do_predict)
+        if self.do_train is None:
+            self.do_train = not only_others
+        self.do_predict = bool(self.do_predict)
+        if not (self.do_train or self.do_eval or self.do_predict or self.calibrate):
+            raise UserError("nothing is left to do. Ask for --do_train, --do_eval or --do_predict.")
+
+    def _choose_validation(self) -> None:
+        """Replace an `eval_strategy` that is not given by its default."""
+        if self.save_strategy == SaveStrategy.BEST and self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
+        self.validates_by_default = self.eval_strategy is None
+        if not self.validates_by_default:
+            return
+        needs_metric = self.load_best_model_at_end or self.save_strategy == SaveStrategy.BEST
+        needs_metric = needs_metric or self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        self.eval_strategy = "epoch" if self.do_train and (self.do_eval or needs_metric) else "no"
+        if self.do_train and self.load_best_model_at_end and self.save_strategy == SaveStrategy.STEPS:
+            # The best checkpoint is known only if each is validated.
+            self.eval_strategy, self.eval_steps = "steps", self.eval_steps or self.save_steps

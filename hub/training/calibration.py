@@ -131,7 +131,8 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     model = trainer.model.eval()
     sample = torch.utils.data.Subset(images, sample_evenly(images.origins, MAX_FITTED_IMAGES, images.seed))
     statistics = []
-    for batch in trainer.get_eval_dataloader(sample):
+    # Not the loader for evaluation, of which persistent workers keep the first one, whatever data set is given.
+    for batch in trainer.get_test_dataloader(sample):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             stage = model.resnet.encoder.stages[0](model.resnet.embedder(pixel_values))

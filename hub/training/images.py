@@ -7,14 +7,17 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers.image_utils import ChannelDimension
 
+from hub.data.columns import origins
 from hub.files import UserError
 from hub.training.augmentation import CellCrop
 from modeling_wbc import WBCImageProcessor
+from modeling_wbc.reading_wbc import read_image
 
 
 def foremost_cell(image_processor: WBCImageProcessor, image: Image.Image) -> Tensor:
@@ -41,7 +44,6 @@ class CellImages(torch.utils.data.Dataset):
         stain: Applied to every image before cell detection, see `StainJitter`.
 
     Attributes:
-        epoch: The epoch that the augmentation depends on, an int.
         boxes: (N, 4) float32, the box of the foremost cell of each row; NaN where it was not looked for yet.
     """
 
@@ -54,12 +56,13 @@ class CellImages(torch.utils.data.Dataset):
         seed: int = 0,
         stain: Callable | None = None,
     ):
-        self.dataset = dataset
+        self.dataset = dataset.cast_column("image", ImageFeature(decode=False))  # `read_image` decodes
         self.image_processor = image_processor
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
         self.seed = seed
-        self.epoch = 0
+        # Shared, as workers that outlive an epoch (`dataloader_persistent_workers`) hold copies of all else.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         # Shared, so that one worker process need not detect a cell that another one has detected.
         self.boxes = torch.full((len(dataset), 4), torch.nan).share_memory_()
         if "foremost_cell" in dataset.column_names:
@@ -68,7 +71,12 @@ class CellImages(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the augmentation depends on."""
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the augmentation depends on."""
+        return int(self._epoch)
 
     @property
     def origins(self) -> list[str]:
@@ -79,7 +87,7 @@ class CellImages(torch.utils.data.Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        image: Image.Image = self.dataset[index]["image"].convert("RGB")
+        image = read_image(self.dataset[index]["image"])
         with self._seeded(index):
             if self.stain is not None:
                 image = v2.functional.to_pil_image(self.stain(image))
@@ -116,21 +124,27 @@ class CellImages(torch.utils.data.Dataset):
         return self.boxes[index]
 
 
-def only_of(dataset: DatasetDict, name: str) -> DatasetDict:
-    """Return the splits, with the rows for training and validation reduced to one lab.
+def only_of(dataset: DatasetDict, train_on: str | None = None, leave_out: str | None = None) -> DatasetDict:
+    """Return the splits, with the rows for training and validation reduced to certain labs.
 
     Args:
         dataset: With a split `train`.
-        name: The value of the column `lab` of the rows to keep.
+        train_on: The lab to keep, by its name in the column `lab`. Default: all.
+        leave_out: The lab to leave out. Default: none.
 
     Raises:
-        UserError: The training split has no such rows.
+        UserError: The training split has no such lab, or no row of a split remains.
     """
-    known = dataset["train"].unique("lab") if "lab" in dataset["train"].column_names else []
-    if name not in known:
-        raise UserError(f"--train_on names {name!r}; the column `lab` of the training split has {known}.")
-    kept = {}
-    for split in {"train", "validation"} & set(dataset):
-        (rows,) = np.nonzero(np.array(dataset[split]["lab"][:]) == name)
-        kept[split] = dataset[split].select(rows)
-    return DatasetDict({**dataset, **kept})
+    kept = dict(dataset)
+    for flag, lab, keeps in (("--train_on", train_on, np.equal), ("--leave_out", leave_out, np.not_equal)):
+        if lab is None:
+            continue
+        known = [name for name in dict.fromkeys(origins(dataset["train"], "lab")) if name is not None]
+        if lab not in known:
+            raise UserError(f"{flag} names {lab!r}; the column `lab` of the training split has {known}.")
+        for split in {"train", "validation"} & set(dataset):
+            (rows,) = np.nonzero(keeps(np.array(origins(kept[split], "lab"), dtype=object), lab))
+            if not len(rows):
+                raise UserError(f"{flag} {lab} leaves no image in the split {split}; name another lab.")
+            kept[split] = kept[split].select(rows)
+    return DatasetDict(kept)

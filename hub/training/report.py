@@ -1,13 +1,17 @@
 """Files of a training run: results, predictions, the saved model and the record of its training."""
 
 import json
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers
+from transformers.trainer_utils import PredictionOutput
 
 from hub.evaluation.compare import write_predictions
 from hub.evaluation.format import table_1, text_table
@@ -16,9 +20,10 @@ from hub.files import write_json
 from hub.training.arguments import DataArguments
 from hub.training.calibration import logits_of
 from hub.training.images import CellImages
-from hub.training.trainer import WBCTrainer
+from hub.training.splits import EVALUATED_SPLITS
+from hub.training.trainer import TRAINING_NAME, WBCTrainer, finished_steps
 
-TRAINING_NAME = "train_results.json"
+logger = logging.getLogger(__name__)
 
 
 def evaluate_split(
@@ -36,25 +41,61 @@ def evaluate_split(
     Returns:
         The results, as `hub.evaluation.subsets.evaluate_logits` gives them, and the Trainer's figures.
     """
-    output = trainer.predict(images, metric_key_prefix=split)
+    output, columns, scores = predict_split(trainer, images, names, split)
     logits = logits_of(output.predictions)
-    columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    accepted, scores = None, {}
-    if isinstance(output.predictions, tuple):
-        _, distance, novelty = output.predictions
-        scores = {"distance": map("{:.4f}".format, distance), "novelty": map("{:.4f}".format, novelty)}
-        if (threshold := trainer.model.config.max_novelty) is not None:
-            accepted = novelty <= threshold
+    threshold = getattr(trainer.model.config, "max_novelty", None)
+    accepted = scores["novelty"] <= threshold if scores and threshold is not None else None
     results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, accepted)
     if trainer.is_world_process_zero():
-        folder = Path(trainer.args.output_dir)
-        write_json(folder / f"{split}_results.json", results)
-        write_predictions(folder / f"{split}_predictions.csv", logits, output.label_ids, names, columns | scores)
+        write_json(Path(trainer.args.output_dir, f"{split}_results.json"), results)
         print(f"\n{split}: {len(images)} images\n{table_1(results, names)}")
         if results["subsets"]:
             print(f"\n{split}, in parts\n{text_table(parts_rows(results))}")
     return results
+
+
+def predict_split(
+    trainer: WBCTrainer, images: CellImages, names: Sequence[str], split: str
+) -> tuple[PredictionOutput, dict[str, list], dict[str, np.ndarray]]:
+    """Predict a split, and write `<split>_predictions.csv`.
+
+    Args:
+        trainer: Holds the model; the file is written to its output folder.
+        images: The split, of N images.
+        names: The class names, in the order of the model's class ids.
+        split: The name of the split.
+
+    Returns:
+        The Trainer's output; the columns of the data set that identify an image, N values each; and, of a model with
+        an OOD score, `distance` and `novelty`, float (N,).
+    """
+    output = trainer.predict(images, metric_key_prefix=split)
+    columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
+    scores = {}
+    if isinstance(output.predictions, tuple):
+        _, scores["distance"], scores["novelty"] = output.predictions
+    if trainer.is_world_process_zero():
+        shown = {name: map("{:.4f}".format, values) for name, values in scores.items()}
+        path = Path(trainer.args.output_dir, f"{split}_predictions.csv")
+        write_predictions(path, logits_of(output.predictions), output.label_ids, names, columns | shown)
+    return output, columns, scores
+
+
+def is_finished(trainer: WBCTrainer) -> bool:
+    """Whether a run that is to be resumed has finished before, in which case a line of the log says so."""
+    args, folder = trainer.args, Path(trainer.args.output_dir)
+    if not args.do_train or args.resume_from_checkpoint is None:
+        return False
+    steps = finished_steps(args.output_dir)
+    evaluated = any((folder / f"{split}_results.json").is_file() for split in EVALUATED_SPLITS)
+    if not steps or steps < trainer.planned_steps() or (args.do_eval and not evaluated):
+        return False
+    logger.warning(
+        f"the run in {folder} is finished, with {steps} steps: nothing is trained or written. Train further with a "
+        f"larger --num_train_epochs, or evaluate it with --do_eval --model_name_or_path {folder}."
+    )
+    return True
 
 
 def save_training(trainer: WBCTrainer, description: dict) -> None:
@@ -86,6 +127,28 @@ def save_calibration(trainer: WBCTrainer, calibration: str) -> None:
             write_json(path, metrics)
 
 
+def command_line(arguments: Sequence[str] | None) -> str:
+    """Return the command that started this process, as the environment of its launcher tells it.
+
+    Args:
+        arguments: Those of `train.py`, if it was called from Python; None if the process has them.
+    """
+    script = shlex.join(["train.py", *arguments] if arguments is not None else sys.argv)
+    processes, nodes = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("GROUP_WORLD_SIZE", 1))
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # set by `accelerate launch`, which calls torchrun's code
+        options = [f"--num_processes {processes}"] if processes > 1 else []
+        options += [f"--num_machines {nodes}"] if nodes > 1 else []
+        precision = os.environ["ACCELERATE_MIXED_PRECISION"]
+        options += [f"--mixed_precision {precision}"] if precision != "no" else []
+        return " ".join(["accelerate launch", *options, script])
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # torchrun itself calls a run "none" that is neither given an id nor --standalone.
+        alone = "--standalone " if os.environ["TORCHELASTIC_RUN_ID"] != "none" else ""
+        across = f"--nnodes {nodes} " if nodes > 1 else alone
+        return f"torchrun {across}--nproc_per_node {os.environ['LOCAL_WORLD_SIZE']} {script}"
+    return f"python {script}"
+
+
 def describe_training(
     trainer: WBCTrainer,
     metrics: dict[str, float],
@@ -93,6 +156,8 @@ def describe_training(
     base_model: str | None,
     baseline: str | None,
     calibration: str,
+    command: str,
+    validation: str | None,
 ) -> dict:
     """Describe a training run for the model card.
 
@@ -103,19 +168,20 @@ def describe_training(
         base_model: The id or folder of the initial weights; None for random ones.
         baseline: The network in words, if it is a baseline and not the paper's.
         calibration: The fitted values in words, see `hub.training.calibration.calibrate`.
+        command: The command that was run, see `command_line`.
+        validation: The validation images in words, if they were cut from the training split.
 
     Returns:
         `metrics`, and `command`, `dataset`, `base_model` and `recipe`, the hyperparameters by their name on the card.
     """
     args, processor = trainer.args, trainer.processing_class
-    processes = f"--num_processes {args.world_size} " if args.world_size > 1 else ""
     batch = args.per_device_train_batch_size * max(1, args.n_gpu) * args.world_size * args.gradient_accumulation_steps
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
     network, loss = (baseline, "cross entropy") if baseline else _describe_network(trainer.model.config)
     size = trainer.model.config.image_size
     return metrics | {
-        "command": f"accelerate launch {processes}{shlex.join(sys.argv)}",
+        "command": command,
         "dataset": data_args.dataset_name,
         "base_model": base_model,
         "recipe": {
@@ -129,13 +195,15 @@ def describe_training(
             ),
             "Label smoothing": args.label_smoothing_factor,
             "Augmentation": data_args.augment,
-            "Data sets": data_args.train_on or "all",
+            "Data sets": (data_args.train_on or "all")
+            + (f", without {data_args.leave_out}" if data_args.leave_out else ""),
             "Sampling": "evenly over data sets, classes and photographs" if data_args.balanced else "every image once",
             "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
             "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
             "Batch": batch,
             "Epochs": round(trainer.state.epoch, 2),
-            "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+            "Precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,
+            "Validation": validation or ("split of the data set" if trainer.eval_dataset is not None else "none"),
             "Calibration": calibration,
             "Seed": args.seed,
             "Device": torch.cuda.get_device_name() if args.device.type == "cuda" else args.device.type,

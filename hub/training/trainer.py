@@ -1,5 +1,6 @@
 """Trainer with the parts of the loss in its log, a stop at a NaN, complete checkpoints and exact resume."""
 
+import json
 import logging
 import shutil
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.files import HUB_ERRORS, UserError, one_line
@@ -18,6 +19,8 @@ from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
 
 logger = logging.getLogger(__name__)
+
+TRAINING_NAME = "train_results.json"
 
 
 class AugmentationEpoch(TrainerCallback):
@@ -56,6 +59,32 @@ class WBCTrainer(Trainer):
             return BalancedSampler(self.train_dataset)
         return super()._get_train_sampler(train_dataset)
 
+    def get_eval_dataloader(self, eval_dataset=None):
+        """Return the loader of the validation images, all of them."""
+        with self._keeping_the_last_batch():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset):
+        """Return the loader of a split's images, all of them."""
+        with self._keeping_the_last_batch():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_the_last_batch(self):
+        """Restrict --dataloader_drop_last to training: the Trainer would leave images out of the results as well."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def train(self, *args, **kwargs):
+        """Train, and return the figures of the training; without a step, as of a finished run, there is no loss."""
+        output = super().train(*args, **kwargs)
+        if self.state.global_step == self._initial_global_step:
+            del output.metrics["train_loss"]
+        return output
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the model's loss, and in training add the parts of it to those to be logged.
 
@@ -82,6 +111,10 @@ class WBCTrainer(Trainer):
             loss = loss + self.model.config.center_loss_weight * outputs["center_loss"]
         return loss
 
+    def planned_steps(self) -> int:
+        """The number of optimiser steps of the whole run."""
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
             weight = getattr(self.model.config, "center_loss_weight", None)
@@ -100,6 +133,19 @@ class WBCTrainer(Trainer):
         for name, value in logged.items():
             self.sums[name] = self.sums.get(name, 0) + value.detach()
         self.steps += 1
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        """Predict logits and, with a model that has them, distance and novelty.
+
+        Args:
+            test_dataset: `CellImages`.
+            ignore_keys: Outputs to leave out. Default: those of the model's configuration but distance and novelty.
+            metric_key_prefix: The prefix of the metrics' names.
+        """
+        if ignore_keys is None:
+            ignored = getattr(self.model.config, "keys_to_ignore_at_inference", ())
+            ignore_keys = [key for key in ignored if key not in ("distance", "novelty")]
+        return super().predict(test_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs, start_time=None):
         """Log the means of the parts of the loss beside the loss itself."""
@@ -197,11 +243,19 @@ def last_checkpoint(output_dir: str) -> Path | None:
     return max((path.parent for path in checkpoints), key=lambda path: int(path.name.split("-")[-1]), default=None)
 
 
+def finished_steps(output_dir: str) -> int:
+    """Return the number of steps after which a run in a folder finished, or 0 where none did."""
+    folder = Path(output_dir)
+    if not (folder / TRAINING_NAME).is_file() or not (folder / TRAINER_STATE_NAME).is_file():
+        return 0
+    return json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+
+
 def checkpoint_to_resume(args: WBCTrainingArguments) -> str | None:
     """Return the checkpoint that --resume_from_checkpoint names, or None to start from the beginning.
 
     Raises:
-        UserError: It is no checkpoint, or the output folder holds checkpoints and the argument is missing.
+        UserError: It is no checkpoint, or the output folder holds a run and the argument is missing.
     """
     last = last_checkpoint(args.output_dir)
     if args.resume_from_checkpoint is None:
@@ -209,6 +263,11 @@ def checkpoint_to_resume(args: WBCTrainingArguments) -> str | None:
             raise UserError(
                 f"{args.output_dir} holds {last.name} of an earlier run. Resume from it with "
                 "--resume_from_checkpoint, or name another --output_dir."
+            )
+        if finished_steps(args.output_dir):
+            raise UserError(
+                f"{args.output_dir} holds a finished run, whose model and results would be overwritten. Name another "
+                "--output_dir, or evaluate the model with --do_eval."
             )
         return None
     if args.resume_from_checkpoint.lower() in ("last", "true"):

@@ -94,8 +94,8 @@ def test_what_does_not_decode_is_named_and_left_out(bccd, caplog, monkeypatch, l
     assert ImageFile.LOAD_TRUNCATED_IMAGES == lenient
     for name, reason in {
         "cut.jpeg": "truncated",
-        "empty.jpeg": "not an image",
-        "notes.txt": "not an image",
+        "empty.jpeg": "no image",
+        "notes.txt": "no image",
         "folder": "directory",
     }.items():
         assert any(str(folder / name) in message and reason in message for message in caplog.messages)

@@ -8,6 +8,7 @@ from hub.evaluation.format import (
     format_difference,
     format_interval,
     format_percent,
+    labs_table,
     markdown_table,
     markdown_table_1,
     ood_tables,
@@ -109,3 +110,17 @@ def test_ood_tables_of_results_of_this_and_earlier_versions(key):
         ["energy", "75.00", "25.00"],
         ["in-distribution acceptance", "98.2", "100.0"],
     ]
+
+
+def test_the_table_of_labs_has_intervals_and_dashes_for_what_is_unknown():
+    figures = {"images": 1200, "groups": 30, "found": 0.9, "accuracy": 0.5, "balanced_accuracy": 0.4, "known": 0.75}
+    figures |= {"accuracy_of_all_types": 0.25, "refused": 300, "confidently_wrong": 0.125}
+    figures |= {"intervals": {"accuracy": [0.4, 0.6], "balanced_accuracy": [0.3, 0.5]}}
+    labs = {
+        "bangkok": figures | {"expected_calibration_error": 0.33},
+        "tehran": figures | {"expected_calibration_error": None, "groups": None},
+    }
+    head, *rows = labs_table({"labs": labs})
+    assert head[:4] == ["Lab", "Images", "Groups", "Found (%)"]
+    middle = ["90.0", "50.0 (40.0 to 60.0)", "40.0 (30.0 to 50.0)", "25.0", "75.0", "300", "12.5"]
+    assert rows == [["bangkok", "1,200", "30", *middle, "33.0"], ["tehran", "1,200", "–", *middle, "–"]]

@@ -3,7 +3,7 @@ import pytest
 import scipy.stats
 from evaluation_cases import PAPER_NAMES, clustered_case, random_case
 
-from hub.evaluation.intervals import bootstrap_intervals, paired_bootstrap, wilson_interval
+from hub.evaluation.intervals import bootstrap_intervals, bootstrap_means, paired_bootstrap, wilson_interval
 
 
 def test_a_bootstrap_over_files_is_scipys():
@@ -155,3 +155,26 @@ def test_wilson_interval_of_one_in_ten():
     assert wilson_interval(0, 10)[:2] == [0, 0]
     assert wilson_interval(10, 10)[::2] == [1, 1]
     assert np.isnan(wilson_interval(0, 0)).all()
+
+
+def test_intervals_of_means_are_those_of_the_figures_that_are_means():
+    predictions, references, photographs = clustered_case()
+    names = ["a", "b", "c"]
+    figures = bootstrap_intervals(predictions, references, names, photographs=photographs)
+    right = {"right": predictions == references}
+    assert bootstrap_means(right, references, groups=photographs)["right"] == pytest.approx(figures["accuracy"])
+    balanced = bootstrap_means(right, references, groups=photographs, balanced=True)["right"]
+    assert balanced == pytest.approx(figures["macro_recall"])
+    assert bootstrap_means(right, references)["right"] == pytest.approx(
+        bootstrap_intervals(predictions, references, names)["accuracy"]
+    )
+
+
+def test_a_group_may_have_several_classes_and_a_resample_may_lack_one():
+    # Class 2 is the commonest of no group: a resample that draws "p" twice lacks it, one that draws "q" has it right.
+    references, groups = [0, 0, 0, 0, 0, 2], ["p", "p", "p", "q", "q", "q"]
+    values = {"right": np.array([0, 0, 0, 0, 0, 1])}
+    balanced = bootstrap_means(values, references, groups=groups, balanced=True)
+    assert balanced["right"] == [0, 0.5]
+    with pytest.raises(ValueError, match="got 5 right and 6 references"):
+        bootstrap_means({"right": np.zeros(5)}, references)

@@ -6,6 +6,7 @@ from hub.evaluation.metrics import WBCMetric
 from hub.evaluation.plots import (
     plot_confusion_matrix,
     plot_embeddings,
+    plot_labs,
     plot_learning_curves,
     plot_reliability,
     plot_runs,
@@ -173,3 +174,28 @@ def test_embeddings_of_several_models(tmp_path):
     for models, names in (({}, NAMES), ({"IBN": (embeddings, labels, centers)}, LONG_NAMES)):
         with pytest.raises(ValueError, match=f"got {len(models)} of {len(names)}"):
             plot_embeddings(models, names, path)
+
+
+def lab_figures(accuracy, known, wrong=0.1):
+    interval = [max(0, accuracy - 0.1), min(1, accuracy + 0.1)]
+    figures = {"accuracy": accuracy, "balanced_accuracy": accuracy - 0.05, "known": known, "confidently_wrong": wrong}
+    return figures | {"intervals": {"accuracy": interval}, "images": 12345, "types": NAMES}
+
+
+def test_labs_are_rows_of_accuracy_and_of_known_images(tmp_path):
+    many = {f"a hospital with a rather long name, number {k}": lab_figures(0.1 + 0.08 * k, k / 9) for k in range(10)}
+    plot_labs(many, tmp_path / "many.png")
+    array = pixels(tmp_path / "many.png")
+    plot_labs({"one": lab_figures(0.8, 1.0)}, tmp_path / "one.png")
+    one = pixels(tmp_path / "one.png")
+    assert array.shape[0] > 3 * one.shape[0]
+    # A wider bar for more known images, and none for none.
+    grey = (np.abs(array - (0xD4, 0xDB, 0xE2)).sum(axis=-1) < 8).sum(axis=1)
+    assert grey.max() > 500
+    plot_labs({"one": lab_figures(0.8, 0.0, wrong=0.0)}, tmp_path / "none.png")
+    none = pixels(tmp_path / "none.png")
+    for color in ((0xD4, 0xDB, 0xE2), (0xD5, 0x5E, 0x00)):
+        bars = [(np.abs(image - color).sum(axis=-1) < 8).sum() for image in (one, none)]
+        assert bars[0] > 2 * bars[1]  # the legend alone
+    with pytest.raises(ValueError, match="got no lab"):
+        plot_labs({}, tmp_path / "empty.png")

@@ -113,6 +113,7 @@ def test_survives_saving(tmp_path):
         "preprocessor_config.json",
         "image_processing_wbc.py",
         "detection_wbc.py",
+        "reading_wbc.py",
     }
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert written["auto_map"] == {"AutoImageProcessor": "image_processing_wbc.WBCImageProcessor"}
@@ -254,7 +255,7 @@ def test_reads_the_first_frame_upright_by_its_exif_orientation(drawn, tmp_path):
         ("ghost.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
         ("cut.png", None, "truncated|Truncated"),
         ("bomb.png", "bomb", "decompression bomb"),
-        ("floats.tif", "floats", "32 bits"),
+        ("floats.tif", "floats", "float32"),
     ],
 )
 def test_says_which_file_cannot_be_read_and_why(drawn, tmp_path, name, content, reason):
@@ -266,7 +267,7 @@ def test_says_which_file_cannot_be_read_and_why(drawn, tmp_path, name, content, 
         parts = [(len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4) for chunk in chunks]
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
     elif content == "floats":
-        Image.fromarray(np.zeros((20, 20), dtype=np.float32)).save(path)
+        Image.fromarray(np.full((20, 20), 300, dtype=np.float32)).save(path)
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=f"cannot read the image .*{name}: .*(?:{reason})"):

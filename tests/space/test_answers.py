@@ -8,6 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from hub.study.ood import sample_images
+from space.one_image import annotated_image
 
 BCCD, PBC = (Path(os.environ[name]) if name in os.environ else None for name in ("WBC_BCCD_DIR", "WBC_PBC_DIR"))
 
@@ -26,6 +27,23 @@ def test_refuses_images_that_are_no_smears(classifier):
     passed = [answer["file"] for answer in answers if answer["status"] not in ("unknown", "empty")]
     assert len(answers) > 20
     assert len(passed) <= 0.01 * len(answers)
+
+
+def test_an_image_of_several_pages_is_answered_by_the_first_and_says_so(classifier, known, tmp_path):
+    path, single = known
+    with Image.open(path) as image:
+        image.save(tmp_path / "pages.tif", save_all=True, append_images=[Image.new("RGB", image.size)] * 3)
+        blank = Image.new("RGB", image.size, "white")
+        blank.save(tmp_path / "blank.tif", save_all=True, append_images=[image])
+    names = ("pages.tif", "blank.tif")
+    (pages, _), (empty, _) = classifier.answers([(name, str(tmp_path / name)) for name in names], 64)
+    assert pages["cells"] == single["cells"]
+    assert (single["pages"], pages["pages"], empty["pages"]) == (1, 4, 2)
+    assert "page" not in single["remark"]
+    assert "page 1 of 4" in annotated_image(pages, Image.open(path), classifier.map_side)
+    assert "page 1 of" not in annotated_image(single, Image.open(path), classifier.map_side)
+    assert pages["remark"].endswith("page 1 of 4")
+    assert empty["remark"] == "no white cell found; page 1 of 2"
 
 
 @pytest.mark.skipif(BCCD is None or PBC is None, reason="WBC_BCCD_DIR and WBC_PBC_DIR name no folders of real images")

@@ -148,6 +148,17 @@ def test_says_why_a_file_is_no_image_and_goes_on(visit, known, tmp_path):
     expect(verdict).to_have_class(re.compile(r"\bsure\b"))
 
 
+def test_the_upload_fields_name_types_that_phones_convert_theirs_to(visit):
+    page = visit()
+    for field, archives in (("image", False), ("files", True)):
+        upload = page.locator(f"#{field} input[type=file]")
+        expect(upload).to_have_attribute("accept", re.compile(r"\.jpg,.*\.png,.*\.tif"))
+        types = upload.get_attribute("accept").split(",")
+        assert ".heic" not in types
+        assert (".zip" in types) == archives
+        page.get_by_role("tab", name="Many images").click()
+
+
 def test_clicks_an_example(visit):
     page = visit()
     page.get_by_role("button", name="Examples, drawn by a program").nth(3).click()

@@ -177,3 +177,16 @@ def test_weights_that_are_only_evaluated_can_be_calibrated(blood, tiny, tmp_path
     for name in ("temperature", "max_novelty"):
         assert config[name] == pytest.approx(expected[name], rel=1e-3)
     assert found in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
+
+
+def test_persistent_workers_show_the_ood_score_its_own_images(blood, tiny, tmp_path):
+    """The Trainer keeps the loader of the validation, with its workers, for every later call."""
+    configs = []
+    for workers in (("0",), ("1", "--dataloader_persistent_workers")):
+        output = tmp_path / workers[0]
+        train.main(arguments(blood, tiny, output, "--max_steps", "2", "--dataloader_num_workers", *workers))
+        configs.append(WBCForImageClassification.from_pretrained(output))
+    one, other = configs
+    assert torch.equal(one.novelty.mean, other.novelty.mean)
+    assert torch.equal(one.novelty.whitening, other.novelty.whitening)
+    assert one.config.max_novelty == other.config.max_novelty

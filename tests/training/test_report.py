@@ -9,6 +9,9 @@ from PIL import Image
 from runs import arguments
 
 import train
+from hub.data.load import load
+from hub.files import UserError
+from hub.training.report import command_line
 from modeling_wbc import WBCForImageClassification
 
 
@@ -52,10 +55,121 @@ def test_an_evaluation_alone_repeats_the_results_and_keeps_the_card(trained, dat
     assert "--do_train" in (copy / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_card_names_the_lab_that_was_left_out(blood, tiny, tmp_path):
+    schedule = ("--do_train", "--do_eval", "--max_steps", "1", "--save_strategy", "no", "--report_to", "none")
+    train.main(arguments(blood, tiny, tmp_path / "out", *schedule, "--leave_out", "pbc"))
+    training = json.loads((tmp_path / "out" / "train_results.json").read_text(encoding="utf-8"))
+    assert training["recipe"]["Data sets"] == "all, without pbc"
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "| Data sets | all, without pbc |" in card
+    validation = json.loads((tmp_path / "out" / "validation_results.json").read_text(encoding="utf-8"))
+    assert validation["num_images"] == sum(name == "bccd" for name in load(blood)["validation"]["lab"])
+    results = json.loads((tmp_path / "out" / "test_results.json").read_text(encoding="utf-8"))
+    assert {"bccd", "pbc"} <= results["subsets"].keys()
+
+
 def test_a_run_shorter_than_the_logging_steps_gets_a_card_without_curves(data, tiny, tmp_path):
     schedule = ("--do_train", "--do_eval", "--max_steps", "1", "--logging_steps", "10", "--save_strategy", "no")
-    train.main(arguments(data, tiny, tmp_path / "out", *schedule, "--report_to", "none"))
+    more = ("--report_to", "none", "--validation_split", "0")
+    train.main(arguments(data, tiny, tmp_path / "out", *schedule, *more))
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "confusion_matrix.png" in card
     assert "learning_curves.png" not in card
     assert not (tmp_path / "out" / "learning_curves.png").exists()
+
+
+def write_folder(dataset, root, names):
+    """Write splits as `<root>/<name>/<class>/<file>`, or `<root>/<class>/<file>` where the name is empty."""
+    for split, name in names.items():
+        labels = dataset[split].features["label"]
+        for index, row in enumerate(dataset[split]):
+            folder = root / name / labels.int2str(row["label"])
+            folder.mkdir(parents=True, exist_ok=True)
+            row["image"].save(folder / f"{index}.png")
+    return str(root)
+
+
+@pytest.mark.parametrize(
+    "names, validated, cut",
+    [({"train": ""}, 4, "4 of 24 training images"), ({"train": "train", "test": "val"}, 12, None)],
+)
+def test_folders_without_a_test_split_are_validated_and_said_so(data, tiny, tmp_path, caplog, names, validated, cut):
+    folder = write_folder(load(data), tmp_path / "cells", names)
+    caplog.set_level("INFO")
+    train.main(arguments(folder, tiny, tmp_path / "out", "--num_train_epochs", "1"))
+    results = json.loads((tmp_path / "out" / "validation_results.json").read_text(encoding="utf-8"))
+    assert results["num_images"] == validated
+    assert not (tmp_path / "out" / "test_results.json").exists()
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"Measured on the `validation` split of {folder}, {validated} images" in card
+    assert "A test on other images may give lower figures" in card
+    assert f"| Validation | {cut or 'split of the data set'}" in card
+    assert "put images to test on into test/<class>/<file>" in caplog.text
+    assert (f"it is {cut}" in caplog.text) == bool(cut)
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["max_novelty"] > 0
+
+
+def test_a_run_without_validation_and_test_images_trains(data, tiny, tmp_path, caplog):
+    folder = write_folder(load(data), tmp_path / "cells", {"train": ""})
+    train.main(arguments(folder, tiny, tmp_path / "out", "--max_steps", "1", "--validation_split", "0"))
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "so there are no results; put images to test on into test/<class>/<file>" in caplog.text
+
+
+def test_a_finished_run_is_not_trained_or_written_again(trained, data, tiny, tmp_path, caplog):
+    output, _ = trained
+    copy = shutil.copytree(output, tmp_path / "copy")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    schedule = ("--num_train_epochs", "2", "--do_train", "--do_eval", "--resume_from_checkpoint")
+    for more in ((), (str(copy / "checkpoint-3"),)):
+        train.main(arguments(data, tiny, copy, *schedule, *more))
+        assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+        assert "is finished, with 6 steps: nothing is trained or written" in caplog.text
+        caplog.clear()
+    # What is left of the run is done: its evaluation, or further epochs.
+    for path in copy.glob("*_results.json"):
+        if path.name != "train_results.json":
+            path.unlink()
+    train.main(arguments(data, tiny, copy, *schedule))
+    assert json.loads((copy / "test_results.json").read_text(encoding="utf-8"))["num_images"] == 12
+    assert "train_loss" not in json.loads((copy / "train_results.json").read_text(encoding="utf-8"))
+    train.main(arguments(data, tiny, copy, "--num_train_epochs", "3", *schedule[2:]))
+    assert json.loads((copy / "trainer_state.json").read_text(encoding="utf-8"))["global_step"] == 9
+    assert json.loads((copy / "train_results.json").read_text(encoding="utf-8"))["train_loss"] > 0
+
+
+def test_a_finished_run_without_checkpoints_is_not_overwritten(data, tiny, tmp_path):
+    run = arguments(data, tiny, tmp_path, "--do_train", "--max_steps", "1", "--save_strategy", "no")
+    train.main(run)
+    with pytest.raises(UserError, match="holds a finished run, whose model and results would be overwritten"):
+        train.main(run)
+
+
+def test_predictions_alone_are_those_of_the_evaluation(trained, data, tmp_path):
+    output, _ = trained
+    train.main(["--do_predict", *arguments(data, str(output), tmp_path / "out")])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test_predictions.csv"]
+    assert (tmp_path / "out" / "test_predictions.csv").read_bytes() == (output / "test_predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "environment, command",
+    [
+        ({}, "python train.py --run_name 'my run'"),
+        ({"ACCELERATE_MIXED_PRECISION": "no"}, "accelerate launch train.py --run_name 'my run'"),
+        (
+            {"ACCELERATE_MIXED_PRECISION": "bf16", "TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "4"},
+            "accelerate launch --num_processes 4 --mixed_precision bf16 train.py --run_name 'my run'",
+        ),
+        (
+            {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "GROUP_WORLD_SIZE": "2"},
+            "torchrun --nnodes 2 --nproc_per_node 4 train.py --run_name 'my run'",
+        ),
+    ],
+)
+def test_the_command_is_the_one_that_was_run(monkeypatch, environment, command):
+    for name in ("ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID", "WORLD_SIZE", "GROUP_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert command_line(["--run_name", "my run"]) == command
