@@ -143,9 +143,9 @@ def test_one_lab_is_left_out_of_training_and_stays_in_the_test(blood):
         assert reduced[split]["file_name"][:] == [name for name in splits[split]["file_name"] if name[:3] == "pbc"]
     assert reduced["test"]["lab"][:] == splits["test"]["lab"][:]
     assert only_of(splits) == splits
-    # The present name of the column, and images of an unknown lab.
+    # Images of an unknown lab.
     labs = [None, *splits["train"]["lab"][1:]]
-    renamed = datasets.DatasetDict(train=splits["train"].remove_columns("dataset").add_column("lab", labs))
+    renamed = datasets.DatasetDict(train=splits["train"].remove_columns("lab").add_column("lab", labs))
     assert only_of(renamed, leave_out="bccd")["train"]["lab"][:] == [None, *["pbc"] * 6]
     assert only_of(renamed, train_on="bccd")["train"]["lab"][:] == [lab for lab in labs if lab == "bccd"]
 
