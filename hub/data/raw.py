@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from tqdm.auto import tqdm
 
 from hub.files import UserError
@@ -127,7 +128,7 @@ def why_unreadable(content: bytes) -> str | None:
 
 def image_size(content: bytes) -> tuple[int, int]:
     """The width and height in pixels of an encoded image."""
-    with PILImage.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content)) as image:
         return image.size
 
 
