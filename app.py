@@ -9,13 +9,15 @@ the model.
 """
 
 import argparse
+import importlib.util
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -326,22 +328,49 @@ def theme() -> gr.themes.Base:
 
 
 def arguments() -> argparse.Namespace:
-    """Parse the command line; the defaults are those of the environment, then of a Space's card."""
+    """Parse the command line; the defaults are those of the environment, then of a Space's card.
+
+    Raises:
+        SystemExit: with the status 2 if an argument is wrong.
+    """
     card = HERE / "README.md"
     metadata = (metadata_load(card) if card.is_file() else None) or {}
     model = next(iter(metadata.get("models", [])), str(HERE / "hub" / "checkpoint"))
     dataset = next(iter(metadata.get("datasets", [])), None)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=os.environ.get("WBC_MODEL", model), help="a folder or a Hub id")
+    parser.add_argument("--model", default=os.environ.get("WBC_MODEL") or model, help="a folder or a Hub id")
     parser.add_argument(
         "--dataset",
         default=os.environ.get("WBC_DATASET", dataset),
         help="the id of a dataset on the Hub to take examples from",
     )
-    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
-    parser.add_argument("--port", type=int, default=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
+    parser.add_argument("--port", default=os.environ.get("GRADIO_SERVER_PORT") or "7860", help="1 to 65535")
     parser.add_argument("--mcp", action="store_true", help="serve the API to assistants by the Model Context Protocol")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if not (args.port.isascii() and args.port.isdigit() and 1 <= int(args.port) <= 65535):
+        _fail(f"--port must be a number from 1 to 65535, got {args.port}")
+    args.port = int(args.port)
+    if args.mcp and importlib.util.find_spec("mcp") is None:
+        _fail('--mcp needs the package mcp: run pip install "gradio[mcp]"')
+    return args
+
+
+def _fail(message: str) -> NoReturn:
+    """End with an error of usage on one line."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _load(source: str) -> Classifier:
+    """Load the model; end with an error of usage if that fails."""
+    if os.path.isabs(source) and not os.path.exists(source):
+        _fail(f"--model {source}: there is no such folder")
+    try:
+        return Classifier(source)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        _fail(f"--model {source} cannot be loaded: {reason}")
 
 
 def main() -> None:
@@ -350,19 +379,23 @@ def main() -> None:
     # Gradio's `file_types` would refuse a whole upload for one file of another type, which gets a row of its own here.
     script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
     script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
-    build(Classifier(args.model), args.dataset).launch(
-        server_name=args.host,
-        server_port=args.port,
-        max_file_size=MAX_FILE_BYTES,
-        mcp_server=args.mcp,
-        i18n=I18N,
-        theme=theme(),
-        css_paths=HERE / "space" / "style.css",
-        head=f"<script>\n{script}</script>",
-        ssr_mode=False,
-        footer_links=["api", "settings"],
-        run_history=False,
-    )
+    page = build(_load(args.model), args.dataset)
+    try:
+        page.launch(
+            server_name=args.host,
+            server_port=args.port,
+            max_file_size=MAX_FILE_BYTES,
+            mcp_server=args.mcp,
+            i18n=I18N,
+            theme=theme(),
+            css_paths=HERE / "space" / "style.css",
+            head=f"<script>\n{script}</script>",
+            ssr_mode=False,
+            footer_links=["api", "settings"],
+            run_history=False,
+        )
+    except OSError as error:  # a port in use
+        _fail(f"cannot serve at {args.host}, port {args.port}: {error}")
 
 
 if __name__ == "__main__":

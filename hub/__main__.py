@@ -20,7 +20,7 @@ BUILT = Path("data/blood8")
 # The published labs, and those that a union may have: the keys of `hub.data.union.PUBLISHERS`, and its `UNITED`.
 LABS = ("bccd", "pbc", "chula", "lisc", "raabin")
 UNITED = ("bccd", "pbc", "chula")
-# Former names, which still work: what an argument list begins with, the former word in it, the present one.
+# Former names, which still work: the first arguments, the former word, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
     (("foreign",), "foreign", "ood"),
@@ -82,7 +82,11 @@ def _folder(parser, flag: str, help: str, **options) -> None:
     parser.add_argument(flag, type=Path, metavar="DIR", help=help, **options)
 
 
-def _output(parser: argparse.ArgumentParser) -> None:
+def _output(parser: argparse.ArgumentParser, classifier: bool = False) -> None:
+    """Add the argument --output, and --model for a command that runs a classifier."""
+    if classifier:
+        help = f"classifier, by folder or id on the Hub (default: {CHECKPOINT})"
+        parser.add_argument("--model", metavar="ID", default=CHECKPOINT, help=help)
     _folder(parser, "--output", "folder to write; new or empty", required=True)
 
 
@@ -271,17 +275,16 @@ def _id(args: argparse.Namespace, kind: str, name: str) -> str:
 
 def _predict(commands) -> None:
     predict = _add(commands, "predict", "find and classify the white cells of images", _run_predict)
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, or folders of images")
-    predict.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
-    _output(predict)
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, ZIP archives, or folders")
+    _output(predict, classifier=True)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
 
 
 def _run_predict(args: argparse.Namespace) -> None:
-    from hub.inference.predict import describe, predict
+    from hub.inference.predict import describe, predict, readable_name
 
     print(describe(predict(args.images, args.model, args.output, args.draw)))
-    print(f"each cell's box and probabilities are in {args.output / 'cells.csv'}")
+    print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")
 
 
 def _compare(commands) -> None:
@@ -299,12 +302,11 @@ def _run_compare(args: argparse.Namespace) -> None:
 
 def _labs(commands) -> None:
     labs = _add(commands, "labs", "measure a classifier in each lab, on the cells that it finds itself", _run_labs)
-    labs.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
     help = "labs to measure, as for train.py's --dataset_name; repeat it for several"
     labs.add_argument("--dataset", metavar="NAME", action="append", required=True, help=help)
     help = "the splits to measure, of each lab the first that it has; a+b joins two (default: test validation)"
     labs.add_argument("--split", metavar="NAME", nargs="+", default=["test", "validation"], help=help)
-    _output(labs)
+    _output(labs, classifier=True)
 
 
 def _run_labs(args: argparse.Namespace) -> None:
@@ -334,13 +336,10 @@ def _run_mistakes(args: argparse.Namespace) -> None:
 
 
 def _detection(commands) -> None:
-    detection = _add(
-        commands, "detection", "measure detection, and classification of two cells in a field", _run_detection
-    )
+    detection = _add(commands, "detection", "measure detection, and classification of two cells", _run_detection)
     _folder(detection, "--bccd", "holds Original_Images, Annotations and labels.csv", required=True)
     _folder(detection, "--pbc", "holds a folder of single cells for each class")
-    detection.add_argument("--model", metavar="ID", help="a classifier to read the photographs of two cells with")
-    _output(detection)
+    _output(detection, classifier=True)
 
 
 def _run_detection(args: argparse.Namespace) -> None:
@@ -352,11 +351,10 @@ def _run_detection(args: argparse.Namespace) -> None:
 
 def _ood(commands) -> None:
     ood = _add(commands, "ood", "measure how many images that show no white cell are refused", _run_ood)
-    ood.add_argument("--model", metavar="ID", required=True, help="a classifier, by folder or id on the Hub")
     ood.add_argument("--dataset_name", metavar="NAME", required=True, help="the smears to keep, as for train.py")
     ood.add_argument("--split", default="test", help="of these (default: test)")
     _folder(ood, "--bccd", "holds Original_Images and Annotations; adds crops of red cells alone")
-    _output(ood)
+    _output(ood, classifier=True)
 
 
 def _run_ood(args: argparse.Namespace) -> None:
@@ -399,12 +397,13 @@ def _run_docs(args: argparse.Namespace) -> None:
     from hub.study.docs_tables import tables
 
     differences = update(check=args.check, given=tables())
-    print("\n".join(differences or ["README, docs and model card say what the results say"]))
+    print("\n".join(differences or ["README, docs and model card agree with the results"]))
     if differences and args.check:
         raise UserError(f"{len(differences)} passages differ from the results: run `python -m hub docs`")
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # names that it cannot encode
     # An exception instead of sudden death, so that incomplete output is removed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from huggingface_hub.errors import HfHubHTTPError
 
-# What the client of the Hub raises: the errors of the HTTP library below huggingface_hub, named by way of
-# `HfHubHTTPError` because that library has changed once, and the RuntimeError of an upload that failed.
+# Errors of the Hub's client: those of the HTTP library below huggingface_hub, named by way of `HfHubHTTPError` because
+# that library has changed once, and the RuntimeError of an upload that failed.
 HUB_ERRORS = (*HfHubHTTPError.__bases__, RuntimeError)
 
 

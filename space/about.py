@@ -1,4 +1,4 @@
-"""HTML of the page's last tab: what the model was trained on, how well it does, and the licences."""
+"""HTML of the page's last tab: training data, accuracy and licences."""
 
 from html import escape
 from pathlib import Path

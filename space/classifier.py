@@ -1,6 +1,7 @@
 """The model of the Space, and its answers to images as plain values."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
 from space.texts import Text, text, type_name
+
+logger = logging.getLogger(__name__)
 
 # More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
 CONFIDENT = 0.8
@@ -43,12 +46,12 @@ class Classifier:
         """Load a model and its image processor.
 
         Raises:
-            SystemExit: if the model does not detect cells.
+            ValueError: if the model does not detect cells.
         """
         self.source = source
         self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
         if not hasattr(self.model, "analyze"):
-            raise SystemExit(f"error: {source} is a {type(self.model).__name__}, which detects no cells in images")
+            raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
         # The stride of the network's last feature map is 32 pixels.
@@ -63,7 +66,7 @@ class Classifier:
     def answers(
         self, sources: Iterable[tuple[str, object]], preview_size: int
     ) -> list[tuple[dict, Image.Image | None]]:
-        """Analyse images together.
+        """Analyse images together, or one by one if that fails, so that no image keeps the others from their answers.
 
         Args:
             sources: For each image its name, and what `fetch_images` of the image processor reads or the error that
@@ -71,8 +74,26 @@ class Classifier:
             preview_size: The most pixels of a preview's longer side.
 
         Returns:
-            For each image its answer, and a preview in RGB or None if it cannot be read.
+            For each image its answer, and a preview in RGB or None if it cannot be read or analysed.
         """
+        sources = list(sources)
+        try:
+            return self._answers_together(sources, preview_size)
+        except Exception:
+            logger.exception("analysing the images one by one, as analysing them together failed")
+        answers = []
+        for name, source in sources:
+            try:
+                answers += self._answers_together([(name, source)], preview_size)
+            except Exception:
+                logger.exception("the analysis of an image failed")
+                answers.append(self._read(name, ValueError("its analysis failed")))
+        return answers
+
+    def _answers_together(
+        self, sources: Iterable[tuple[str, object]], preview_size: int
+    ) -> list[tuple[dict, Image.Image | None]]:
+        """Analyse images together; arguments and result as of `answers`."""
         answers = []
 
         def readable() -> Iterator[Image.Image]:

@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 
-# What needs datasets or OpenCV is imported by the fixture that needs it: most tests do without.
+# Imports that need datasets or OpenCV stand in the fixture that needs them: most tests do without.
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What the import linter cannot see: the entry points, and the size of files and functions."""
+"""Rules of the house beyond the import linter: the entry points, and the size of files and functions."""
 
 import ast
 import subprocess
@@ -46,6 +46,6 @@ def test_a_file_and_its_functions_stay_small(path):
     assert len(text.splitlines()) <= (250 if path.name == "train.py" else 400)
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body  # what a docstring says may be long
+            body = node.body[1:] if ast.get_docstring(node) else node.body  # a docstring may be long
             lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
             assert lines <= 60, f"{node.name} has {lines} lines"

@@ -91,8 +91,9 @@ def read_predictions(path: Path) -> Predictions:
     columns[:before] = [RENAMED.get(name, name) for name in columns[:before]]
     table.columns = columns
     names = columns[columns.index("prediction") + 1 :]
-    ids = [pd.Index(names).get_indexer(table[column]) for column in ("label", "prediction")]
-    if (np.stack(ids) < 0).any():
+    classes = pd.Index(names)
+    references, predictions = (classes.get_indexer(pd.Index(table[column])) for column in ("label", "prediction"))
+    if (references < 0).any() or (predictions < 0).any():
         raise UserError(f"{path} names a class that has no column of probabilities, only {names} have; {_REMEDY}")
     try:
         probabilities = table[names].to_numpy(dtype=np.float64)
@@ -104,7 +105,7 @@ def read_predictions(path: Path) -> Predictions:
     images = [
         (file or str(row), photograph) for row, (file, photograph) in enumerate(zip(files, photographs, strict=True))
     ]
-    return Predictions(images, list(labs), names, *ids, probabilities)
+    return Predictions(images, list(labs), names, references, predictions, probabilities)
 
 
 def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
@@ -147,7 +148,8 @@ def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:
 def compare_predictions(first: Sequence[Predictions], second: Sequence[Predictions]) -> dict:
     """The figures of `paired_bootstrap` for the runs of two recipes on the same images in the same order."""
     return paired_bootstrap(
-        *(np.stack([run.predictions for run in runs]) for runs in (first, second)),
+        np.stack([run.predictions for run in first]),
+        np.stack([run.predictions for run in second]),
         first[0].references,
         first[0].label_names,
         photographs=[photograph or None for _, photograph in first[0].images],
@@ -203,5 +205,5 @@ def mistaken_photographs(path: Path) -> list[tuple[str, str, str, int, int]]:
     for (photograph, label), files in images.groupby(["photograph", "label"], sort=False):
         wrong = Counter(files.prediction[files.prediction != label])
         if wrong:
-            rows.append((photograph, label, wrong.most_common(1)[0][0], wrong.total(), len(files)))
+            rows.append((str(photograph), str(label), wrong.most_common(1)[0][0], wrong.total(), len(files)))
     return sorted(rows, key=lambda row: (-row[3], row[0]))

@@ -6,11 +6,14 @@ The files that `metrics.py` needs import each other relatively: `evaluate.load` 
 from collections.abc import Sequence, Sized
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FIGURES = ("precision", "recall", "f1")
 
 
-def checked_ids(predictions, references, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def checked_ids(
+    predictions: ArrayLike | None, references: ArrayLike | None, n: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Check that there is one prediction for each reference and that all are class ids.
 
     Args:
@@ -37,7 +40,7 @@ def checked_ids(predictions, references, n: int | None = None) -> tuple[np.ndarr
     return predictions, references
 
 
-def class_ids(what: str, values) -> np.ndarray:
+def class_ids(what: str, values: ArrayLike | None) -> np.ndarray:
     """Check that `values` are N > 0 integers and return them as int64, shape (N,); `what` names them in errors."""
     if values is None:
         raise ValueError(f"got no {what}; give both predictions and references")

@@ -7,6 +7,7 @@ resampling photographs, not files (the cluster bootstrap; Davison & Hinkley 1997
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from .grouping import calibration_gaps, cluster_ids, majority_right, sum_by
@@ -14,8 +15,8 @@ from .inputs import check_length, checked_ids, class_ids, class_keys
 
 
 def bootstrap_intervals(
-    predictions: Sequence[int],
-    references: Sequence[int],
+    predictions: ArrayLike,
+    references: ArrayLike,
     label_names: Sequence[str],
     *,
     photographs: Sequence[str | None] | None = None,
@@ -64,9 +65,9 @@ def bootstrap_intervals(
 
 
 def paired_bootstrap(
-    first: np.ndarray | Sequence[int],
-    second: np.ndarray | Sequence[int],
-    references: Sequence[int],
+    first: ArrayLike,
+    second: ArrayLike,
+    references: ArrayLike,
     label_names: Sequence[str],
     *,
     photographs: Sequence[str | None] | None = None,
@@ -107,7 +108,7 @@ def paired_bootstrap(
     weights = np.concatenate([np.ones_like(weights[:1]), weights])
     generator = np.random.default_rng([seed, 1])
 
-    def figures(runs) -> dict[str, np.ndarray]:
+    def figures(runs: ArrayLike) -> dict[str, np.ndarray]:
         checked = [checked_ids(run, references, len(keys))[0] for run in np.atleast_2d(runs)]
         if not checked:
             raise ValueError("got no run to compare; give the predictions of one at least")

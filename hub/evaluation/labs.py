@@ -52,7 +52,7 @@ def load_labs(sources: Sequence[str | os.PathLike], splits: Sequence[str] = SPLI
         UserError: A source cannot be loaded, a lab has no image in any of the splits, or two sources have one lab.
     """
     labs: dict[str, Dataset] = {}
-    for source in map(os.fspath, sources):
+    for source in (os.fspath(source) for source in sources):
         dataset, wanted = load(source), splits
         if _is_one_split(Path(source).expanduser()):
             dataset, wanted = DatasetDict(all=dataset["train"]), ["all"]
@@ -109,7 +109,8 @@ def measure(
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     # Selected before the first is analysed, so that a lab without a known type ends the run at its beginning.
     selected = {lab: _known_types(images, lab, names) for lab, images in labs.items()}
-    results, tables = {}, []
+    measured: dict[str, dict] = {}
+    tables = []
     for lab, (images, class_ids, left_out) in selected.items():
         table, probabilities, unreadable = _analyzed(model, images, lab)
         if table.empty:
@@ -117,15 +118,15 @@ def measure(
         references = class_ids[table.index]
         figures = _figures(table, probabilities, references, names)
         split = None if images.split is None else str(images.split)
-        results[lab] = {"split": split, "left_out": left_out, "unreadable": unreadable, **figures}
+        measured[lab] = {"split": split, "left_out": left_out, "unreadable": unreadable, **figures}
         tables.append(_predictions(table, probabilities, references, names))
-    results = {**(about or {}), "labs": results}
+    results = {**(about or {}), "labs": measured}
     if output is not None:
         with writing(output) as folder:
             folder.mkdir()
             write_json(folder / "results.json", results)
             pd.concat(tables).to_csv(folder / "predictions.csv", index=False, lineterminator="\r\n", encoding="utf-8")
-            plot_labs(results["labs"], folder / "labs.png")
+            plot_labs(measured, folder / "labs.png")
     return results
 
 

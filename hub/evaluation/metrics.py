@@ -6,10 +6,12 @@ these, so each file of this project that they need is imported here, too, and im
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 
 from .grouping import calibration_gaps, cluster_ids, majority_right
@@ -70,6 +72,9 @@ class WBCMetric(evaluate.Metric):
         **kwargs: Passed to `evaluate.Metric`.
     """
 
+    # `evaluate.Metric` sets it, and has no types.
+    writer: datasets.arrow_writer.ArrowWriter | None
+
     def __init__(self, *args, keep_in_memory: bool = True, **kwargs):
         super().__init__(*args, keep_in_memory=keep_in_memory, **kwargs)
 
@@ -125,32 +130,48 @@ class WBCMetric(evaluate.Metric):
         finally:
             self.writer = self.buf_writer = self.data = None
 
-    def _compute(self, predictions, references, label_names, photographs, probabilities, intervals) -> dict:
-        keys = class_keys(label_names)
-        predictions, references = checked_ids(predictions, references, len(keys))
-        labels = list(range(len(keys)))
-        *scores, support = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=0)
-        matrix = confusion_matrix(references, predictions, labels=labels)
-        results = {"accuracy": float(accuracy_score(references, predictions))}
-        for figure, values in zip(FIGURES, scores, strict=True):
-            results |= {f"{figure}_{key}": float(value) for key, value in zip(keys, values, strict=True)}
-            results[f"macro_{figure}"] = float(np.mean(values))
-            results[f"weighted_{figure}"] = float(np.average(values, weights=support))
-        results |= {f"support_{key}": int(count) for key, count in zip(keys, support, strict=True)}
-        results["confusion_matrix"] = matrix.tolist()
-        if photographs is not None:
-            results["num_photographs"] = len(np.unique(cluster_ids(photographs, references)))
-            results["photograph_accuracy"] = photograph_accuracy(predictions, references, photographs)
-        if probabilities is not None:
-            results["expected_calibration_error"] = expected_calibration_error(probabilities, references)
-        if intervals:
-            results["intervals"] = bootstrap_intervals(
-                predictions, references, label_names, photographs=photographs, probabilities=probabilities
-            )
-        return results
+    def _compute(self, predictions, references, label_names, **options) -> dict:
+        return compute_figures(predictions, references, label_names, **options)
 
 
-def expected_calibration_error(probabilities: np.ndarray, references: Sequence[int], bins: int = 15) -> float:
+def compute_figures(
+    predictions: ArrayLike,
+    references: ArrayLike,
+    label_names: Sequence[str],
+    *,
+    photographs: Sequence[str | None] | None = None,
+    probabilities: np.ndarray | None = None,
+    intervals: bool = False,
+) -> dict[str, Any]:
+    """The figures of `WBCMetric` for predictions that one process holds.
+
+    Args, results and errors are those of the module's `_INPUTS_DESCRIPTION`.
+    """
+    keys = class_keys(label_names)
+    predictions, references = checked_ids(predictions, references, len(keys))
+    labels = list(range(len(keys)))
+    *scores, support = precision_recall_fscore_support(references, predictions, labels=labels, zero_division=0)
+    matrix = confusion_matrix(references, predictions, labels=labels)
+    results: dict[str, Any] = {"accuracy": float(accuracy_score(references, predictions))}
+    for figure, values in zip(FIGURES, scores, strict=True):
+        results |= {f"{figure}_{key}": float(value) for key, value in zip(keys, values, strict=True)}
+        results[f"macro_{figure}"] = float(np.mean(values))
+        results[f"weighted_{figure}"] = float(np.average(values, weights=support))
+    results |= {f"support_{key}": int(count) for key, count in zip(keys, support, strict=True)}
+    results["confusion_matrix"] = matrix.tolist()
+    if photographs is not None:
+        results["num_photographs"] = len(np.unique(cluster_ids(photographs, references)))
+        results["photograph_accuracy"] = photograph_accuracy(predictions, references, photographs)
+    if probabilities is not None:
+        results["expected_calibration_error"] = expected_calibration_error(probabilities, references)
+    if intervals:
+        results["intervals"] = bootstrap_intervals(
+            predictions, references, label_names, photographs=photographs, probabilities=probabilities
+        )
+    return results
+
+
+def expected_calibration_error(probabilities: np.ndarray, references: ArrayLike, bins: int = 15) -> float:
     """Expected calibration error, in [0, 1] (Guo et al. 2017, equation 3).
 
     The images are put into `bins` bins of equal width by their confidence, the probability of the likeliest class. The
@@ -170,9 +191,7 @@ def expected_calibration_error(probabilities: np.ndarray, references: Sequence[i
     return float(np.abs(gaps.sum(axis=0)).sum() / len(references))
 
 
-def photograph_accuracy(
-    predictions: Sequence[int], references: Sequence[int], photographs: Sequence[str | None]
-) -> float:
+def photograph_accuracy(predictions: ArrayLike, references: ArrayLike, photographs: Sequence[str | None]) -> float:
     """Accuracy by majority vote over the images of each photograph, in [0, 1]; a tie counts as wrong.
 
     Args:

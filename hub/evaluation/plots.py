@@ -7,9 +7,11 @@ of images. Its `CalibrationDisplay` does not show how many images a point stands
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.decomposition import PCA
@@ -52,7 +54,7 @@ def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str |
     for row, column in np.ndindex(n, n):
         share = f"{100 * shares[row, column]:.1f}%" if support[row, 0] else "–"
         color = "white" if shares[row, column] > 0.5 else "black"
-        look = {"ha": "center", "color": color, "alpha": 1 if counts[row, column] else 0.45}
+        look: dict[str, Any] = {"ha": "center", "color": color, "alpha": 1 if counts[row, column] else 0.45}
         axes.text(column, row - 0.01, f"{counts[row, column]:,}", va="bottom", fontsize=11, weight="bold", **look)
         axes.text(column, row + 0.06, share, va="top", fontsize=8.5, **look)
 
@@ -175,8 +177,9 @@ def plot_embeddings(
     handles, labels = panels[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     for handle in legend.legend_handles:
-        handle.set_alpha(1)
-        handle.set_sizes([30])
+        if isinstance(handle, PathCollection):
+            handle.set_alpha(1)
+            handle.set_sizes([30])
     figure.savefig(path, dpi=_DPI)
 
 
@@ -251,7 +254,7 @@ def plot_labs(labs: Mapping[str, Mapping], path: str | Path) -> None:
     axes.barh(rows, shares["known"], 0.62, color="#d4dbe2", label="known")
     axes.barh(rows, shares["confidently_wrong"], 0.2, color=_ORANGE, label="wrong, known and above 90 % sure")
     axes.hlines(rows, *intervals.T, color=_BLUE, linewidth=2)
-    look = {"s": 52, "edgecolors": _BLUE, "linewidths": 1.6, "zorder": 3, "clip_on": False}
+    look: dict[str, Any] = {"s": 52, "edgecolors": _BLUE, "linewidths": 1.6, "zorder": 3, "clip_on": False}
     axes.scatter(shares["accuracy"], rows, color=_BLUE, label="accuracy, with 95 % interval", **look)
     look |= {"facecolors": "white", "marker": "D", "s": 30}
     axes.scatter(shares["balanced_accuracy"], rows, label="balanced accuracy", **look)

@@ -1,7 +1,7 @@
 """Figures of a split as a whole and of its subsets: by lab, class, label audit and group."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from hub.data.bccd import doubtful_labels
 from hub.evaluation.format import format_percent
 from hub.evaluation.inputs import softmax
 from hub.evaluation.intervals import bootstrap_intervals
-from hub.evaluation.metrics import WBCMetric
+from hub.evaluation.metrics import compute_figures
 
 # The columns of a data set that identify the image of a row.
 KNOWN_COLUMNS = ("file_name", "lab", "photograph", "group")
@@ -20,7 +20,7 @@ def evaluate_logits(
     references: np.ndarray,
     label_names: Sequence[str],
     columns: Mapping[str, Sequence],
-    seen_fields: set[str] = frozenset(),
+    seen_fields: Set[str] = frozenset(),
     accepted: np.ndarray | None = None,
 ) -> dict:
     """Evaluate a model on a split as a whole and on its subsets.
@@ -76,10 +76,10 @@ def _figures(
 ) -> dict:
     """The figures of one subset; see `evaluate_logits`."""
     photographs = None if all(name is None for name in photographs) else photographs
-    results = WBCMetric().compute(
-        predictions=logits.argmax(-1),
-        references=references,
-        label_names=label_names,
+    results = compute_figures(
+        logits.argmax(-1),
+        references,
+        label_names,
         photographs=photographs,
         probabilities=softmax(logits),
         intervals=True,
@@ -94,7 +94,9 @@ def _figures(
     return results | {"label_names": list(label_names), "num_images": len(references)}
 
 
-def _subsets(references, num_labels: int, columns: Mapping[str, Sequence], seen_fields: set[str]) -> list[tuple]:
+def _subsets(
+    references: np.ndarray, num_labels: int, columns: Mapping[str, Sequence], seen_fields: Set[str]
+) -> list[tuple]:
     """(name, title, rows, class ids) of each subset of `evaluate_logits`, in its order."""
     every_row, every_class = np.arange(len(references)), np.arange(num_labels)
     wholes = [("", "", every_row)]

@@ -19,7 +19,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hub.evaluation.format import format_interval, format_percent, labs_table, markdown_table, ood_tables
+from hub.evaluation.format import (
+    format_difference,
+    format_interval,
+    format_percent,
+    labs_table,
+    markdown_table,
+    ood_tables,
+)
 from hub.files import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +74,7 @@ class Results:
             address: `<name>/<key>/<key>...`; a number stands for the place in a list.
 
         Returns:
-            The value, what holds it, and its key there.
+            The value, the dict or list that holds it, and its key there.
 
         Raises:
             UserError: There is no such file or key.
@@ -99,29 +106,26 @@ def figure_text(results: Results, address: str) -> str:
     percent = address.endswith(" %")
     value, holder, key = results.find(address.removesuffix(" %"))
     match holder:
-        case {"intervals": {**intervals}} if key in intervals:
+        case dict() if key in holder.get("intervals", {}):
             return format_percent(holder, key)
         case {"interval": [low, high]} if key == "mean":
             return format_interval((value, low, high))
         case {"difference": _, "low": _, "high": _} if key == "difference":
-            return _text(holder)
+            return _text(holder, address)
     if percent and isinstance(value, int | float):
         return f"{100 * value:.1f}"
-    text = _text(value)
-    if text is None:
-        raise UserError(f"{address} is no figure, but {type(value).__name__}: name one below it")
-    return text
+    return _text(value, address)
 
 
-def _text(value: Any) -> str | None:
-    """The text of a value, None if it is no figure."""
+def _text(value: Any, name: str) -> str:
+    """The text of the figure `name`; raise `UserError` if it is none."""
     match value:
-        case {"difference": difference, "low": low, "high": high}:
-            return "{} ({} to {})".format(*(f"{100 * part:+.1f}" for part in (difference, low, high)))
+        case {"difference": _, "low": _, "high": _}:
+            return format_difference(value)
         case [int() | float(), int() | float(), int() | float()]:
             return format_interval(value)
         case bool() | dict() | list() | None:
-            return None
+            raise UserError(f"{name} is no figure, but {type(value).__name__}: name one below it")
         case int():
             return f"{value:,}"
         case _:
@@ -129,8 +133,12 @@ def _text(value: Any) -> str | None:
 
 
 def rows_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write rows with the same keys as a Markdown table: the keys are its head, the first column the names."""
-    return markdown_table([[*rows[0]], *([_text(value) for value in row.values()] for row in rows)])
+    """Write rows with the same keys as a Markdown table: the keys are its head, the first column the names.
+
+    Raises:
+        UserError: A value is no figure.
+    """
+    return markdown_table([[*rows[0]], *([_text(value, name) for name, value in row.items()] for row in rows)])
 
 
 def _checkpoint_table(results: Results, rows: Sequence[tuple[str, str, str]]) -> str:
@@ -175,15 +183,14 @@ def table_text(results: Results, name: str, given: Mapping[str, Callable[[Result
     """Write the table `name`, from `TABLES`, from `given`, or the rows at that address.
 
     Raises:
-        UserError: There is no such table.
+        UserError: There is no such table, or it holds something that is no figure.
     """
-    if write := {**TABLES, **given}.get(name):
+    tables = {**TABLES, **given}
+    if write := tables.get(name):
         return write(results)
     rows, *_ = results.find(name)
     if not (isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows)):
-        raise UserError(
-            f"there is no table {name}: name one of {', '.join(sorted(TABLES | given))}, or a list of rows"
-        )
+        raise UserError(f"there is no table {name}: name one of {', '.join(sorted(tables))}, or a list of rows")
     return rows_table(rows)
 
 
@@ -192,7 +199,7 @@ def render(text: str, results: Results, given: Mapping[str, Callable[[Results], 
 
     Args:
         text: The text as it stands.
-        results: What it is about.
+        results: The results that it quotes.
         given: More tables, beside `TABLES`.
 
     Returns:

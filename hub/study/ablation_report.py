@@ -50,7 +50,7 @@ def _ideas(results: dict) -> tuple[str, str] | None:
         differences = [_difference(idea.get(place, {})) for place in IDEA_PLACES]
         rows.append([OLD_IDEAS.get(title, title), str(idea["with"]), str(idea["without"]), *differences])
     caption = (
-        f"What each idea adds to the accuracy: {_budget(results)} on one lab's training images, scored on BCCD's TEST "
+        f"The gain in accuracy from each idea: {_budget(results)} on one lab's training images, scored on BCCD's TEST "
         f"and on the other lab's test images of the four types. {_INTERVALS}{_widened(results)}."
     )
     return caption, markdown_table(rows)
@@ -115,7 +115,7 @@ def _norm_costs(results: dict) -> tuple[str, str] | None:
     if not norms:
         return None
     rows = [[norm, *_cost_cells(results, norm)] for norm in norms]
-    return f"What the norms cost on {costs['device']}.", markdown_table([["Norm", *_COSTS], *rows])
+    return f"The costs of the norms on {costs['device']}.", markdown_table([["Norm", *_COSTS], *rows])
 
 
 def _rows_table(

@@ -17,7 +17,7 @@ from hub.evaluation.metrics import expected_calibration_error
 from hub.files import UserError
 from hub.study.ablation_rows import IDEAS, LABS, REFERENCES, ROWS, Row, finished_runs
 
-# What a row is scored on: the split, and the data set within it.
+# The images that a row is scored on: the split, and the data set within it.
 _PARTS = {
     "validation": ("validation", None),
     "test": ("test", "bccd"),
@@ -94,14 +94,14 @@ def _row_figures(row: Row, lab: str, runs: _Runs, spread: dict[str, float | None
     figures = {}
     for part in _PARTS:
         figures[part] = _figures(runs[row.name, lab, part])
-        if row.name != reference:
+        if reference is not None and row.name != reference:
             others = runs.get((reference, lab, part), ())
             figures[part] |= _difference(runs[row.name, lab, part], others, spread[part])
     return figures
 
 
 def _compare_ideas(runs: _Runs, spread: dict[str, dict[str, float | None]]) -> dict:
-    ideas = {}
+    ideas: dict[str, dict] = {}
     for title, *sides in IDEAS:
         saw_both_labs = any(row.starts_from_row for row in ROWS if row.name in sides[0])
         for place, (lab, part) in IDEA_PLACES.items():

@@ -172,9 +172,10 @@ def selected(patterns: Sequence[str] | None, imagenet: bool) -> list[Row]:
         UserError: No row matches.
     """
     rows = [row for row in ROWS if imagenet or row.start != "imagenet"]
-    if patterns:
-        current = [_OLD_TABLES.get(pattern, pattern) for pattern in patterns]
-        rows = [row for row in rows if any(fnmatch.fnmatch(of, p) for p in current for of in (row.name, row.table))]
+    if not patterns:
+        return rows
+    current = [_OLD_TABLES.get(pattern, pattern) for pattern in patterns]
+    rows = [row for row in rows if any(fnmatch.fnmatch(of, p) for p in current for of in (row.name, row.table))]
     if not rows:
         names = ", ".join(row.name for row in ROWS)
         raise UserError(f"no row is called {' or '.join(patterns)}; there are {names}")

@@ -51,11 +51,9 @@ def read_boxes(annotation: Path) -> list[tuple[int, int, int, int]]:
     """
     try:
         return [
-            tuple(int(node.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            for node in ElementTree.parse(annotation).iter("object")
-            if node.findtext("name") == "WBC"
+            _read_box(node) for node in ElementTree.parse(annotation).iter("object") if node.findtext("name") == "WBC"
         ]
-    except (ElementTree.ParseError, TypeError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{annotation} is no Pascal VOC annotation ({error}); {ANNOTATIONS_ORIGIN}") from error
 
 
@@ -68,10 +66,19 @@ def count_matches(boxes: Tensor, annotated: Tensor) -> tuple[int, int]:
     """
     middle = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2
     inside = ((middle >= annotated[:, :2]) & (middle <= annotated[:, 2:])).all(-1)
-    return tuple(
-        int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
-        for pairs in ((box_iou(boxes, annotated) >= _OVERLAP).numpy(), inside.numpy())
-    )
+    return _most_pairs(box_iou(boxes, annotated) >= _OVERLAP), _most_pairs(inside)
+
+
+def _read_box(node: ElementTree.Element) -> tuple[int, int, int, int]:
+    """The box of an annotated object; `ValueError` where a side is missing or no whole number."""
+    left, top, right, bottom = (int(node.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
+    return left, top, right, bottom
+
+
+def _most_pairs(matches: Tensor) -> int:
+    """The largest number of pairs, one to one, among the True entries of a bool tensor (N, M)."""
+    pairs = matches.numpy()
+    return int(pairs[linear_sum_assignment(pairs, maximize=True)].sum())
 
 
 def find_annotated(find: Callable[[Image.Image], Tensor], photographs: Path, annotations: Path) -> list[Finding]:

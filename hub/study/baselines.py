@@ -81,7 +81,10 @@ def load_baseline(
         ValueError: `source` holds another network, or is to be evaluated on classes that it does not know.
     """
     baseline = BASELINES[name]
-    labels = {"id2label": dict(enumerate(names)), "label2id": {label: index for index, label in enumerate(names)}}
+    labels: dict[str, dict] = {
+        "id2label": dict(enumerate(names)),
+        "label2id": {label: index for index, label in enumerate(names)},
+    }
     if source is None:
         model = _new_model(baseline, labels)
     else:

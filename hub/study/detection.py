@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -97,7 +98,7 @@ def recall_and_precision(findings: Sequence[Finding]) -> dict:
     """
     found = sum(len(finding.boxes) for finding in findings)
     annotated = sum(len(finding.annotated) for finding in findings)
-    figures = {
+    figures: dict[str, Any] = {
         "photographs": len(findings),
         "complete": sum(finding.complete for finding in findings),
         "annotated": annotated,
@@ -212,7 +213,8 @@ def describe_mistakes(rows: list[tuple[str, str, str, int, int]]) -> str:
 def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Path) -> dict:
     """The share of PBC's images whose foremost cell lies near the middle; draw the others."""
     files = [(name, path) for name in PBC_CLASSES for path in sorted((folder / name).glob("*")) if path.is_file()]
-    near, far, unreadable = Counter(), [], 0
+    near: Counter[str] = Counter()
+    far, unreadable = [], 0
     for name, path in tqdm(files, desc="PBC", unit="image"):
         try:
             image = read_image(path)

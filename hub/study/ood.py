@@ -66,7 +66,7 @@ def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
         rng = np.random.default_rng(0)
         for _ in range(SAMPLE_CROPS):
             width, height = (int(side * rng.uniform(0.3, 0.7)) for side in image.size)
-            left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
+            left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
             yield "sample images", image.crop((left, top, left + width, top + height))
     if bccd is not None:
         for half in empty_halves(findings, photographs):
@@ -78,7 +78,7 @@ def sample_images() -> list[Path]:
     found = []
     for package, folder in _SAMPLES:
         spec = importlib.util.find_spec(package)
-        if spec is None:
+        if spec is None or not spec.submodule_search_locations:
             logger.warning(f"{package} is not installed: its sample images are left out")
             continue
         for path in sorted(Path(spec.submodule_search_locations[0], folder).iterdir()):
@@ -243,7 +243,7 @@ def _refused(kinds: Sequence[str], fields: Sequence[Field], refused_as_a_cell: n
         "refused_as_a_cell": refused_as_a_cell,
     }
     table = pd.DataFrame(shares)
-    parts = {"all": table, **dict(iter(table.groupby(np.array(kinds), sort=False)))}
+    parts = {"all": table} | {str(kind): part for kind, part in table.groupby(np.array(kinds), sort=False)}
     return {
         kind: {"images": len(part)} | {name: wilson_interval(int(part[name].sum()), len(part)) for name in shares}
         for kind, part in parts.items()

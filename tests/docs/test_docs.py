@@ -1,4 +1,4 @@
-"""README, docs and card say what the results say, and `python -m hub docs --check` finds where they do not."""
+"""README, docs and card agree with the results, and `python -m hub docs --check` finds where they do not."""
 
 import contextlib
 import io
@@ -39,7 +39,7 @@ def repository(tmp_path):
 
 def test_all_committed_documents_show_the_results(capsys):
     assert main(["docs", "--check"]) == 0, capsys.readouterr().out
-    assert "say what the results say" in capsys.readouterr().out
+    assert "agree with the results" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

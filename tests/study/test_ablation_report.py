@@ -26,7 +26,7 @@ def test_the_report_shows_what_is_there_and_no_more(output, capsys):
     assert f"| {100 * found['mean']:.1f} (" in line
     assert f"| {100 * found['difference']:+.1f} (" in line
     home, away = (table for caption, table in report(results) if caption.startswith("The ablations"))
-    ((caption, ideas),) = (pair for pair in report(results) if pair[0].startswith("What each idea adds"))
+    ((caption, ideas),) = (pair for pair in report(results) if pair[0].startswith("The gain in accuracy"))
     variances = [np.var(results["rows"][name]["bccd"]["test"]["accuracy"], ddof=1) for name in (REFERENCE, "ibn-hard")]
     assert f"a standard deviation of {100 * np.mean(variances) ** 0.5:.1f} points" in caption
     idea = results["ideas"]["IBN in place of BN"]["pbc"]
@@ -57,6 +57,6 @@ def test_the_curves_are_those_of_every_run_of_the_four_recipes(output, monkeypat
 def test_results_with_an_old_title_are_shown_under_the_new_one(output):
     results = collect(output)
     results["ideas"]["windows in place of whole fields"] = results["ideas"].pop("IBN in place of BN")
-    ((_, table),) = (pair for pair in report(results) if pair[0].startswith("What each idea adds"))
+    ((_, table),) = (pair for pair in report(results) if pair[0].startswith("The gain in accuracy"))
     assert "| crops in place of whole fields | 4 | 3 |" in table
     assert "windows" not in table

@@ -19,16 +19,16 @@ class Watched(WBCImageProcessor):
 
     cut: ClassVar[list] = []
 
-    def crop(self, image, windows):
-        self.cut.append(windows[0])
-        return super().crop(image, windows)
+    def crop(self, image, crop_boxes):
+        self.cut.append(crop_boxes[0])
+        return super().crop(image, crop_boxes)
 
 
 def test_crops_vary_in_place_and_size_about_the_cell():
     image = draw_field("neutrophil", 4, (640, 480))
     processor = Watched(size=600)  # so large that nothing is scaled down
     boxes, _ = processor.find_cells(image)
-    left, top, right, bottom = processor.windows(boxes[:1])[0].tolist()
+    left, top, right, bottom = processor.crop_boxes(boxes[:1])[0].tolist()
     Watched.cut = []
     crop = CellCrop(processor, lambda piece: piece)
     torch.manual_seed(0)
