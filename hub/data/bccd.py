@@ -73,7 +73,7 @@ def build_bccd(
         UserError: A split folder is missing, a class folder is missing, unknown or empty, or `labels.csv` cannot be
             read.
     """
-    reading = BCCD.named(bccd_rows(Path(source), seed, cache and Path(cache)))
+    reading = BCCD.named(bccd_rows(Path(source), seed, None if cache is None else Path(cache)))
     return to_datasets(reading.splits, BCCD.columns), reading.registration
 
 
@@ -133,8 +133,10 @@ def _split_by_photograph(
     """The publisher's splits with `validation` cut from `train`, and the photographs of each side."""
     labels, fields = registration.labels, registration.fields
     # A photograph is on the side of the files that show it, not where the publisher's split should have put it.
-    train, test, test_simple = ({row.get("photograph") for row in splits[split]} - {None} for split in BCCD_SPLITS)
-    test |= test_simple
+    shown: dict[str, set[str]] = {
+        split: {row["photograph"] for row in splits[split] if row.get("photograph")} for split in BCCD_SPLITS
+    }
+    train, test = shown["train"], shown["test"] | shown["test_simple"]
     held_out = validation_photographs(train, test, labels, fields, seed)
     sides = {"train": train - held_out - test, "validation": held_out, "test": test}
     in_order = {

@@ -66,7 +66,7 @@ def describe_lab(lab: str, classes: tuple[str, ...], group: str | None = None) -
 
 def _split_folders(source: Path) -> dict[str, Path]:
     """The folder of each split; the folder itself as `train` where it is not laid out by splits."""
-    folders = {}
+    folders: dict[str, Path] = {}
     for folder in subfolders(source):
         if split := SPLIT_OF_FOLDER.get(folder.name.lower()):
             if split in folders:

@@ -129,7 +129,7 @@ def keep_together(splits: Splits, pairs: Sequence[Pair]) -> list[dict]:
         For each row that was moved: `file_name`, and the splits `before` and `after`.
     """
     split_of = {row["file_name"]: split for split in _PROTECTED for row in splits.get(split, ())}
-    target = {}
+    target: dict[str, str] = {}
     for members in clusters(pairs):
         present = [name for name in members if name in split_of]
         if present:

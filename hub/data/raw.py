@@ -63,7 +63,7 @@ def list_files(folder: Path, wanted: Sequence[str], all_needed: bool = True) -> 
     Raises:
         UserError: A class folder is missing, unknown, empty or there twice.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for child in subfolders(folder):
         key = child.name.lower()
         if key not in wanted:
@@ -83,7 +83,7 @@ def list_files(folder: Path, wanted: Sequence[str], all_needed: bool = True) -> 
     return files
 
 
-def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
+def read_files(files: Sequence[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
     """Read image files as rows of a data set; log those that do not decode, with the reason, and leave them out.
 
     Args:
@@ -93,12 +93,13 @@ def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, d
     Returns:
         The rows by path, in the order of `files`: `image` (a dict of `bytes` and `path`), `label`, `file_name`.
     """
-    rows, unreadable = {}, []
+    rows: dict[Path, dict] = {}
+    unreadable: list[tuple[Path | str, str]] = []
     for path, name in tqdm(files, desc="Reading images", unit="file", disable=None):
         try:
             content = path.read_bytes()
         except OSError as error:
-            unreadable.append((path, error.strerror))
+            unreadable.append((path, str(error.strerror)))
             continue
         reason = why_unreadable(content)
         if reason:

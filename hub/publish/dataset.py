@@ -73,11 +73,14 @@ def build(
         publishers = {key: PUBLISHERS[key] for key in given}
         built = build_union(given, seed, wbcatt=wbcatt)
     else:
-        publisher = folder_publisher(source, lab, group) if name == "folder" else PUBLISHERS[name]
-        publishers = {publisher.name: publisher}
-        built = build_lab(
-            publisher, publisher.fetch(seed) if download else publisher.read(source, seed, wbcatt=wbcatt)
+        if source is None and not download:
+            raise UserError(f"{name} needs a source: name the folder of its images")
+        publisher = (
+            PUBLISHERS[name] if source is None or name != "folder" else folder_publisher(source, lab or "", group)
         )
+        publishers = {publisher.name: publisher}
+        reading = publisher.fetch(seed) if source is None else publisher.read(source, seed, wbcatt=wbcatt)
+        built = build_lab(publisher, reading)
     report = {
         "name": name,
         "labs": list(publishers),
@@ -190,7 +193,7 @@ def configurations(union: DatasetDict, name: str = "union") -> dict[str, Dataset
                     for column in columns
                 }
                 table["label"] = selected.features["label"].int2str(table["label"])
-                table["file_name"] = [path.removeprefix(f"{lab}/") for path in table["file_name"]]
+                table["file_name"] = [str(path).removeprefix(f"{lab}/") for path in table["file_name"]]
                 part[split] = Dataset.from_dict(table, features=columns)
         if part:
             parts[lab] = part

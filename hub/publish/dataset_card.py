@@ -64,7 +64,7 @@ def write_card(
         size_categories=_size(sum(part.num_rows for part in dataset.values())),
         tags=["white-blood-cell", "hematology", "microscopy", "medical"],
     )
-    if repo_id:
+    if repo_id and infos and files:
         infos.to_dataset_card_data(data)
         data["configs"] = [
             {"config_name": config, "data_files": [{"split": split, "path": path} for split, path in splits.items()]}
@@ -162,12 +162,10 @@ def findings(dataset: DatasetDict, registration: Registration) -> dict:
     """
     tables = {split: files_of_photographs(dataset[split]) for split in AUGMENTED_SPLITS if split in dataset}
     # File names by photograph; a split may be missing, such as validation where there are too few photographs.
-    files_of = {
-        split: tables[split].groupby("photograph", sort=False)["file_name"].agg(list).to_dict()
-        if split in tables
-        else {}
-        for split in AUGMENTED_SPLITS
-    }
+    files_of: dict[str, dict[str, list[str]]] = {split: {} for split in AUGMENTED_SPLITS}
+    for split, table in tables.items():
+        for photograph, files in table.groupby("photograph", sort=False)["file_name"]:
+            files_of[split][str(photograph)] = files.tolist()
     shown = {
         split: {
             "files": len(table),
