@@ -20,6 +20,7 @@ from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from transformers.trainer_utils import IntervalStrategy
 
 from hub.data.load import load
+from hub.data.union import check_trainable
 from hub.evaluation.metrics import WBCMetric
 from hub.files import UserError
 from hub.publish.model_card import write_report
@@ -137,6 +138,8 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[
     """
     with args.main_process_first(desc="loading the dataset"):
         dataset = load(data_args.dataset_name, data_args.dataset_config_name)
+        if args.do_train:
+            check_trainable(dataset)
     needs_train = args.do_train or args.calibrate
     check_splits(dataset, data_args.dataset_name, train=needs_train, test=args.do_predict)
     dataset = only_of(dataset, data_args.train_on, data_args.leave_out)
@@ -233,8 +236,8 @@ def evaluate(
     trainer: WBCTrainer, dataset: DatasetDict, images: Callable[..., CellImages], names: Sequence[str]
 ) -> tuple[str, dict]:
     """Evaluate the model on every split for evaluation, and return the name and the results of the last one."""
-    has_fields = "train" in dataset and "field" in dataset["train"].column_names
-    seen_fields = set(dataset["train"]["field"][:]) - {None} if has_fields else set()
+    has_fields = "train" in dataset and "group" in dataset["train"].column_names
+    seen_fields = set(dataset["train"]["group"][:]) - {None} if has_fields else set()
     for split in (name for name in EVALUATED_SPLITS if name in dataset):
         # The validation images of training have their cells detected already.
         split_images = trainer.eval_dataset if split == "validation" else images(dataset[split])

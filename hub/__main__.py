@@ -17,6 +17,9 @@ MODEL_NAME = "wbc-ibn-resnet34"
 DATASET_NAME = "bccd-wbc"
 CHECKPOINT = Path("hub/checkpoint")
 BUILT = Path("data/blood8")
+# The published labs, and those that a union may have: the keys of `hub.data.union.PUBLISHERS`, and its `UNITED`.
+LABS = ("bccd", "pbc", "chula", "lisc", "raabin")
+UNITED = ("bccd", "pbc", "chula")
 # Former names, which still work: the first arguments, the former word, the present one.
 RENAMED = (
     (("cells",), "cells", "detection"),
@@ -94,13 +97,17 @@ def _dataset(commands) -> None:
     group = commands.add_parser("dataset", help="build a data set from raw images, audit its labels, publish it")
     actions = group.add_subparsers(metavar="ACTION", required=True)
     build = _add(actions, "build", "raw folders or the publisher's archive -> a saved DatasetDict", _run_build)
-    help = "BCCD (four classes), PBC (eight classes), or the union of both (eight classes)"
-    build.add_argument("name", choices=("bccd", "pbc", "blood8"), help=help)
+    help = "a lab; `folder`, your own images; `union`, several labs under eight types (`blood8`: bccd and pbc)"
+    build.add_argument("name", choices=(*LABS, "folder", "union", "blood8"), metavar="NAME", help=help)
     origin = build.add_mutually_exclusive_group()
-    _folder(origin, "--source", "the raw images of bccd or pbc as published")
+    _folder(origin, "--source", "the raw images of one lab as published, or your own, one folder for each class")
     origin.add_argument("--download", action="store_true", help="fetch the published archive (bccd only)")
-    _folder(build, "--bccd", "the raw images of BCCD (blood8 only)")
-    _folder(build, "--pbc", "the raw images of PBC (blood8 only)")
+    for lab in UNITED:
+        _folder(build, f"--{lab}", f"the raw images of {lab}, for a union")
+    _folder(build, "--wbcatt", "WBCAtt's tables of attributes, for pbc or a union with it")
+    build.add_argument("--lab", metavar="NAME", help="the name of your lab (folder only)")
+    help = r"pattern of slide or patient in your file names, with one group, such as '^(\w+)_' (folder only)"
+    build.add_argument("--group", metavar="REGEX", help=help)
     _output(build)
     build.add_argument("--seed", type=int, default=0, help="seed of the splits that are cut here (default: 0)")
     help = "list BCCD's photographs whose label cross-validation disagrees with"
@@ -125,28 +132,34 @@ def _run_build(args: argparse.Namespace) -> None:
     from hub.publish.build_summary import describe_build
     from hub.publish.dataset import build
 
+    if args.name == "blood8":
+        print("blood8 is now built by `dataset build union --bccd DIR --pbc DIR`", file=sys.stderr)
     command = f"python -m hub {shlex.join(sys.argv[1:])}"
-    options = {name: getattr(args, name) for name in ("source", "bccd", "pbc", "download", "seed")}
-    dataset, found = build(args.name, args.output, command=command, **options)
-    print(describe_build(args.name, dataset, found))
+    options = {name: getattr(args, name) for name in ("source", *UNITED, "wbcatt", "lab", "group", "download", "seed")}
+    print(describe_build(*build(args.name, args.output, command=command, **options)))
     print(f"saved to {args.output}, with a README.md about the data")
 
 
 def _check_origin(args: argparse.Namespace) -> None:
     """End with an error of usage unless the arguments name one origin of the data set."""
     error = args.parser.error
-    if args.name == "blood8":
-        if not (args.bccd and args.pbc) or args.source or args.download:
-            error("blood8 needs --bccd DIR and --pbc DIR, and neither --source nor --download")
-    elif args.bccd or args.pbc:
-        error(f"{args.name} takes --source DIR; --bccd and --pbc are for blood8")
-    elif args.name == "pbc" and args.download:
-        error(
-            "pbc needs --source: download the archive of doi 10.17632/snkd93bnjr.1 (described in doi "
-            "10.1016/j.dib.2020.105474) by hand, unpack it and name its folder"
-        )
+    united = [lab for lab in UNITED if getattr(args, lab)]
+    if args.name in ("union", "blood8"):
+        if args.source or args.download or not united:
+            flags = ", ".join(f"--{lab} DIR" for lab in UNITED)
+            error(f"{args.name} needs one or more of {flags}, and neither --source nor --download")
+        if args.name == "blood8" and united != ["bccd", "pbc"]:
+            error("blood8 needs --bccd DIR and --pbc DIR and no other; `union` takes any labs")
+    elif united:
+        error(f"{args.name} takes --source DIR; --{united[0]} is for a union")
     elif not (args.source or args.download):
         error("one of the arguments --source --download is required")
+    if args.wbcatt and not (args.name == "pbc" or args.pbc):
+        error("--wbcatt has attributes of PBC's images: it is for pbc, or for a union with --pbc")
+    if args.name == "folder" and not (args.source and args.lab):
+        error("folder needs --source DIR and --lab NAME")
+    if args.name != "folder" and (args.lab or args.group):
+        error("--lab and --group are for folder")
 
 
 def _run_audit(args: argparse.Namespace) -> None:

@@ -22,9 +22,9 @@ import datasets
 from datasets import DatasetDict
 from sklearn.model_selection import train_test_split
 
-from hub.data.columns import class_counts, to_datasets
+from hub.data.columns import PHOTOGRAPH_COLUMNS, class_counts, to_datasets
 from hub.data.download import download
-from hub.data.publisher import Publisher, Splits
+from hub.data.publisher import Publisher, Reading, Splits
 from hub.data.raw import check_classes, find_root, list_files, read_files, subfolders
 from hub.files import UserError
 
@@ -73,11 +73,11 @@ def build_bccd(
         UserError: A split folder is missing, a class folder is missing, unknown or empty, or `labels.csv` cannot be
             read.
     """
-    splits, registration = bccd_rows(Path(source), seed, cache and Path(cache))
-    return to_datasets(splits, BCCD.columns), registration
+    reading = BCCD.named(bccd_rows(Path(source), seed, None if cache is None else Path(cache)))
+    return to_datasets(reading.splits, BCCD.columns), reading.registration
 
 
-def bccd_rows(source: Path, seed: int, cache: Path | None = None) -> tuple[Splits, Registration | None]:
+def bccd_rows(source: Path, seed: int, cache: Path | None = None) -> Reading:
     """The rows of each split of BCCD, and the registration of its files, see `build_bccd`."""
     rows, splits = _read_splits(source)
     photographs, labels = find_photographs(source)
@@ -87,7 +87,7 @@ def bccd_rows(source: Path, seed: int, cache: Path | None = None) -> tuple[Split
             "stays unknown, and there is no validation split",
             source,
         )
-        return splits, None
+        return Reading(splits)
     from hub.data.photographs import register  # OpenCV is loaded here and nowhere else.
 
     registration = register(
@@ -103,10 +103,10 @@ def bccd_rows(source: Path, seed: int, cache: Path | None = None) -> tuple[Split
         else:
             row |= {
                 "photograph": match.photograph,
-                "field": registration.fields[match.photograph],
+                "group": registration.fields[match.photograph],
                 "match_error": match.error,
             }
-    return _split_by_photograph(splits, photographs, registration, seed), registration
+    return Reading(_split_by_photograph(splits, photographs, registration, seed), registration)
 
 
 def _read_splits(source: Path) -> tuple[list[dict], Splits]:
@@ -133,8 +133,10 @@ def _split_by_photograph(
     """The publisher's splits with `validation` cut from `train`, and the photographs of each side."""
     labels, fields = registration.labels, registration.fields
     # A photograph is on the side of the files that show it, not where the publisher's split should have put it.
-    train, test, test_simple = ({row.get("photograph") for row in splits[split]} - {None} for split in BCCD_SPLITS)
-    test |= test_simple
+    shown: dict[str, set[str]] = {
+        split: {row["photograph"] for row in splits[split] if row.get("photograph")} for split in BCCD_SPLITS
+    }
+    train, test = shown["train"], shown["test"] | shown["test_simple"]
     held_out = validation_photographs(train, test, labels, fields, seed)
     sides = {"train": train - held_out - test, "validation": held_out, "test": test}
     in_order = {
@@ -145,7 +147,7 @@ def _split_by_photograph(
     }
     for split, side in sides.items():
         in_order[f"{split}_photographs"] = [
-            photographs[name] | {"label": label, "photograph": name, "field": fields[name]}
+            photographs[name] | {"label": label, "photograph": name, "group": fields[name]}
             for label in BCCD_CLASSES
             for name in sorted(side)
             if labels[name] == label
@@ -296,10 +298,8 @@ def bccd_differences(dataset: DatasetDict) -> list[str]:
     ]
 
 
-def download_bccd(
-    url: str = BCCD_URL, cache: str | os.PathLike | None = None, seed: int = 0
-) -> tuple[DatasetDict, Registration | None]:
-    """Download the archive of BCCD, check it, and build the data set from it as `build_bccd` does.
+def download_bccd(url: str = BCCD_URL, cache: str | os.PathLike | None = None, seed: int = 0) -> Reading:
+    """Download the archive of BCCD, check it, and read it as `bccd_rows` does.
 
     A broken download is resumed. The CRC of every member is checked, then the number of images of each class and
     split; an archive that fails either check is deleted.
@@ -322,14 +322,14 @@ def download_bccd(
     with tempfile.TemporaryDirectory(prefix="bccd-") as folder:
         try:
             extract_images(archive, Path(folder))
-            dataset, registration = build_bccd(folder, seed, cache)
-            differences = bccd_differences(dataset)
+            reading = bccd_rows(Path(folder), seed, cache)
+            differences = bccd_differences(to_datasets(reading.splits, BCCD.columns))
             if differences:
                 raise UserError(f"not the published counts: {'; '.join(differences)}")
         except (UserError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             archive.unlink()
             raise UserError(f"the archive from {url} is damaged and was deleted, run again: {error}") from error
-    return dataset, registration
+    return reading
 
 
 def extract_images(archive: Path, folder: Path) -> None:
@@ -355,4 +355,24 @@ def extract_images(archive: Path, folder: Path) -> None:
                 file.extract(member, folder)
 
 
-BCCD = Publisher("bccd", BCCD_CLASSES, license="mit", rows=bccd_rows, has_photographs=True, download=download_bccd)
+BCCD = Publisher(
+    "bccd",
+    BCCD_CLASSES,
+    license="mit",
+    rows=bccd_rows,
+    optional=("group", *PHOTOGRAPH_COLUMNS),
+    title="BCCD with the photograph of every file",
+    source=(
+        "[dhruvp/wbc-classification](https://github.com/dhruvp/wbc-classification), the same files as Kaggle's [Blood "
+        "Cell Images](https://www.kaggle.com/datasets/paultimothymooney/blood-cells); photographs and annotations by "
+        "Shenggan, [BCCD_Dataset](https://github.com/Shenggan/BCCD_Dataset). MIT licence; cite the repositories."
+    ),
+    labels_by="the publishers; 32 photographs have a label that their look does not bear out",
+    splits_by="the publisher's TRAIN and TEST; `validation` is cut from TRAIN by field of the photograph",
+    caveats=(
+        "The files of TRAIN and TEST are rotated, sheared, shifted and mirrored copies of few photographs: compute "
+        "intervals over photographs.",
+    ),
+    augmented_splits=(*BCCD_SPLITS, "validation"),
+    download=download_bccd,
+)

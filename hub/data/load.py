@@ -12,6 +12,7 @@ import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 from tqdm.auto import tqdm
 
+from hub.data.columns import RENAMED
 from hub.data.raw import log_unreadable, subfolders, why_unreadable
 from hub.data.synthetic import drawn_cells
 from hub.files import HUB_ERRORS, UserError, one_line, writing
@@ -59,7 +60,8 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
 
     Returns:
         Splits of at least one row, with a column `image` of `datasets.Image` and a column `label` of
-        `datasets.ClassLabel`, whose classes are the same in every split; further columns are kept.
+        `datasets.ClassLabel`, whose classes are the same in every split; further columns are kept. Columns of data
+        sets built by an earlier version get their present names: `dataset` is `lab`, `field` is `group`.
 
     Raises:
         UserError: There is no such data set, or it is not of that form.
@@ -173,7 +175,7 @@ def _without_unreadable(dataset: DatasetDict) -> DatasetDict:
 
 
 def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
-    """Return `dataset`, or raise `UserError` if it is not of the form that `load` promises."""
+    """Return `dataset` with present column names; raise `UserError` if it is not of the form that `load` promises."""
     class_names = None
     for split, part in dataset.items():
         if not isinstance(part.features.get("image"), Image) or not isinstance(part.features.get("label"), ClassLabel):
@@ -191,4 +193,10 @@ def _check_form(dataset: DatasetDict, what: str) -> DatasetDict:
         if class_names not in (None, names):
             raise UserError(f"the splits of {what} differ in their classes: {class_names} and, in {split}, {names}")
         class_names = names
-    return dataset
+    return DatasetDict({split: _present_names(part) for split, part in dataset.items()})
+
+
+def _present_names(part: Dataset) -> Dataset:
+    """Rename the columns of an earlier version, where the present names are free."""
+    former = {old: new for old, new in RENAMED.items() if old in part.column_names and new not in part.column_names}
+    return part.rename_columns(former) if former else part

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +21,16 @@ MIN_CORRELATION = 0.86
 MIN_OVERLAP = 0.04
 
 _FEATURES = 400
+
+
+class Joined(Protocol):
+    """Two images that show the same, by their names."""
+
+    @property
+    def first(self) -> str: ...  # noqa: D102
+
+    @property
+    def second(self) -> str: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,7 @@ def find_overlaps(photographs: Mapping[str, np.ndarray]) -> list[Overlap]:
     return list(chain.from_iterable(map_on_all_cores(overlaps_of, range(len(names)), "Finding overlaps")))
 
 
-def fields(photographs: Iterable[str], overlaps: Iterable[Overlap]) -> dict[str, str]:
+def fields(photographs: Iterable[str], overlaps: Iterable[Joined]) -> dict[str, str]:
     """Name the field of each photograph.
 
     Args:

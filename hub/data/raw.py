@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from tqdm.auto import tqdm
 
 from hub.files import UserError
@@ -48,12 +49,13 @@ def subfolders(folder: Path) -> list[Path]:
     )
 
 
-def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
+def list_files(folder: Path, wanted: Sequence[str], all_needed: bool = True) -> list[tuple[Path, str]]:
     """List every file that is not hidden in the class folders of `folder`.
 
     Args:
         folder: The folder that holds the class folders.
         wanted: The names of the classes, which are the names of their folders in lower case.
+        all_needed: Whether a class without a folder is an error.
 
     Returns:
         (file, class name) of each, sorted by class in the order of `wanted`, then by file name.
@@ -61,7 +63,7 @@ def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
     Raises:
         UserError: A class folder is missing, unknown, empty or there twice.
     """
-    found = {}
+    found: dict[str, Path] = {}
     for child in subfolders(folder):
         key = child.name.lower()
         if key not in wanted:
@@ -70,10 +72,10 @@ def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
             raise UserError(f"two folders of one class: {found[key]} and {child}")
         found[key] = child
     for key in wanted:
-        if key not in found:
+        if key not in found and all_needed:
             raise UserError(f"{folder} holds no class folder {key}; looked for {', '.join(wanted)}")
     files = []
-    for key in wanted:
+    for key in (key for key in wanted if key in found):
         in_class = sorted(path for path in found[key].iterdir() if not path.name.startswith("."))
         if not in_class:
             raise UserError(f"class folder {found[key]} is empty; looked for images")
@@ -81,7 +83,7 @@ def list_files(folder: Path, wanted: Sequence[str]) -> list[tuple[Path, str]]:
     return files
 
 
-def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
+def read_files(files: Sequence[tuple[Path, str | None]], root: Path) -> dict[Path, dict]:
     """Read image files as rows of a data set; log those that do not decode, with the reason, and leave them out.
 
     Args:
@@ -91,12 +93,13 @@ def read_files(files: list[tuple[Path, str | None]], root: Path) -> dict[Path, d
     Returns:
         The rows by path, in the order of `files`: `image` (a dict of `bytes` and `path`), `label`, `file_name`.
     """
-    rows, unreadable = {}, []
+    rows: dict[Path, dict] = {}
+    unreadable: list[tuple[Path | str, str]] = []
     for path, name in tqdm(files, desc="Reading images", unit="file", disable=None):
         try:
             content = path.read_bytes()
         except OSError as error:
-            unreadable.append((path, error.strerror))
+            unreadable.append((path, str(error.strerror)))
             continue
         reason = why_unreadable(content)
         if reason:
@@ -122,6 +125,12 @@ def why_unreadable(content: bytes) -> str | None:
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     return None
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """The width and height in pixels of an encoded image."""
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
 
 
 def log_unreadable(unreadable: list[tuple[Path | str, str]]) -> None:

@@ -39,7 +39,7 @@ def sift_features(image: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray
         return np.zeros((0, 2), np.float32), np.zeros((0, 128), np.float32)
     order = sorted(range(len(points)), key=lambda k: -points[k].response)[:count]
     roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
-    return np.float32([point.pt for point in points])[order], roots[order].astype(np.float32)
+    return np.array([point.pt for point in points], np.float32)[order], roots[order].astype(np.float32)
 
 
 def map_on_all_cores(work: Callable, items: Sequence, title: str) -> list:

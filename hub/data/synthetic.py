@@ -56,12 +56,13 @@ def draw_field(label: str, seed: int, size: tuple[int, int] = (320, 240)) -> Ima
     for _ in range(rng.integers(0, 4)):
         _add_platelet(rng, field, scale, centre, radius)
     cell, mask = _white_cell(rng, label, radius)
-    field.paste(cell, tuple(int(c - cell.width / 2) for c in centre), mask)
+    left, top = (int(c - cell.width / 2) for c in centre)
+    field.paste(cell, (left, top), mask)
 
     # The camera: a slight blur, a stain and lamp of its own, noise.
     field = field.filter(ImageFilter.BoxBlur(0.7 * scale))
     gain = np.diag(rng.uniform(0.95, 1.02) * rng.uniform(0.98, 1.02, 3))
-    field = field.convert("RGB", np.column_stack([gain, np.zeros(3)]).ravel().tolist())
+    field = field.convert("RGB", tuple(np.column_stack([gain, np.zeros(3)]).ravel().tolist()))
     noise = Image.fromarray(rng.integers(0, 9, (height, width, 3), dtype=np.uint8))
     return ImageChops.add(field, noise, offset=-4)
 

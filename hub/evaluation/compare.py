@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hub.data.columns import RENAMED
 from hub.evaluation.format import format_difference, text_table
 from hub.evaluation.inputs import softmax
 from hub.evaluation.intervals import paired_bootstrap
@@ -23,7 +24,7 @@ class Predictions:
     Attributes:
         images: The file and the photograph of each image; the file is the row number as text, and the photograph "",
             where the file has no such column.
-        datasets: The data set of each image, "" where it is not known.
+        labs: The lab of each image, "" where it is not known.
         label_names: The C names of the classes.
         references: int64 (N,), the true class ids.
         predictions: int64 (N,), the predicted class ids.
@@ -31,7 +32,7 @@ class Predictions:
     """
 
     images: list[tuple[str, str]]
-    datasets: list[str]
+    labs: list[str]
     label_names: list[str]
     references: np.ndarray
     predictions: np.ndarray
@@ -85,6 +86,10 @@ def read_predictions(path: Path) -> Predictions:
         raise UserError(f"{path} has the columns {columns}; label and prediction were expected; {_REMEDY}")
     if table.empty:
         raise UserError(f"{path} holds no image; {_REMEDY}")
+    # Only the columns in front describe the image: a class may have any name.
+    before = columns.index("label")
+    columns[:before] = [RENAMED.get(name, name) for name in columns[:before]]
+    table.columns = columns
     names = columns[columns.index("prediction") + 1 :]
     classes = pd.Index(names)
     references, predictions = (classes.get_indexer(pd.Index(table[column])) for column in ("label", "prediction"))
@@ -94,13 +99,13 @@ def read_predictions(path: Path) -> Predictions:
         probabilities = table[names].to_numpy(dtype=np.float64)
     except ValueError as error:
         raise UserError(f"{path} holds a probability that is no number, {one_line(error)}; {_REMEDY}") from error
-    files, photographs, datasets = (
-        table.get(column, default=pd.Series("", table.index)) for column in ("file_name", "photograph", "dataset")
+    files, photographs, labs = (
+        table.get(column, default=pd.Series("", table.index)) for column in ("file_name", "photograph", "lab")
     )
     images = [
         (file or str(row), photograph) for row, (file, photograph) in enumerate(zip(files, photographs, strict=True))
     ]
-    return Predictions(images, list(datasets), names, references, predictions, probabilities)
+    return Predictions(images, list(labs), names, references, predictions, probabilities)
 
 
 def compare(first: Sequence[Path], second: Sequence[Path], split: str) -> dict:

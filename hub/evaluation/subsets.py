@@ -1,4 +1,4 @@
-"""Figures of a split as a whole and of its subsets: by data set, class, label audit and field."""
+"""Figures of a split as a whole and of its subsets: by lab, class, label audit and group."""
 
 import functools
 from collections.abc import Mapping, Sequence, Set
@@ -12,7 +12,7 @@ from hub.evaluation.intervals import bootstrap_intervals
 from hub.evaluation.metrics import compute_figures
 
 # The columns of a data set that identify the image of a row.
-KNOWN_COLUMNS = ("file_name", "dataset", "photograph", "field")
+KNOWN_COLUMNS = ("file_name", "lab", "photograph", "group")
 
 
 def evaluate_logits(
@@ -30,7 +30,7 @@ def evaluate_logits(
         references: N true class ids, integers in [0, C).
         label_names: The C names of the classes.
         columns: Those of `KNOWN_COLUMNS` that the split has, N values each; None where a value is unknown.
-        seen_fields: The fields that the training images show.
+        seen_fields: The values of the column `group` that the training images have.
         accepted: bool (N,), whether the OOD score of each image is within the model's threshold. Default: the model
             has none.
 
@@ -39,14 +39,14 @@ def evaluate_logits(
         over photographs; with `accepted`, `kept`, the in-distribution acceptance, which is its mean; `label_names`;
         `num_images`; and `subsets`, the same for each subset by its name, with its `title`:
 
-        - each data set by its name, where the split has a column `dataset`;
+        - each lab by its name, where the split has images of several;
         - `<K>_classes`, where only K classes occur: only these are answers, as for a user who can rule out the others;
-        - `<K>_shared_classes`, where all data sets have images of only K classes: the images of these classes, and
+        - `<K>_shared_classes`, where all labs have images of only K classes: the images of these classes, and
           only these are answers;
         - `without_doubtful_labels`, without the photographs that the label audit doubts;
         - `without_seen_fields`, without the images of `seen_fields`.
 
-        If the split has several data sets, each has the last four, with its name in front: `bccd_4_classes`.
+        If the split has several labs, each has the last four, with its name in front: `bccd_4_classes`.
 
     Raises:
         ValueError: A class id is out of range, or lengths differ.
@@ -101,14 +101,15 @@ def _subsets(
     every_row, every_class = np.arange(len(references)), np.arange(num_labels)
     wholes = [("", "", every_row)]
     found = []
-    if "dataset" in columns:
-        origin = np.array(columns["dataset"])
-        wholes = [(f"{name}_", f"{name}, ", every_row[origin == name]) for name in dict.fromkeys(columns["dataset"])]
+    labs = list(dict.fromkeys(columns.get("lab", ())))
+    if len(labs) > 1:
+        origin = np.array(columns["lab"])
+        wholes = [(f"{name}_", f"{name}, ", every_row[origin == name]) for name in labs]
         found = [(prefix[:-1], prefix[:-1], rows, every_class) for prefix, _, rows in wholes]
     doubted = {row["photograph"] for row in doubtful_labels()}
     avoided = (
         ("without_doubtful_labels", "without doubtful labels", "photograph", doubted),
-        ("without_seen_fields", "without fields that training images show", "field", seen_fields),
+        ("without_seen_fields", "without fields that training images show", "group", seen_fields),
     )
     occurring = [np.unique(references[whole]) for *_, whole in wholes]
     shared = functools.reduce(np.intersect1d, occurring)

@@ -50,8 +50,8 @@ def write_contact_sheet(folder: Path, dataset: DatasetDict, registration: Regist
     for _, split, index in sorted(errors, reverse=True)[:_WORST]:
         row = encoded[split][index]
         name = row["file_name"].removeprefix("bccd/")
-        match = registration.matches[name]
-        pairs.append((name, row["image"]["bytes"], photographs[match.photograph], match))
+        if match := registration.matches[name]:
+            pairs.append((name, row["image"]["bytes"], photographs[match.photograph], match))
     if pairs:
         contact_sheet(pairs).save(folder / SHEET_NAME, quality=90)
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
+from hub.data.columns import RENAMED
 from hub.evaluation.format import markdown_table, markdown_table_1, ood_tables
 from hub.evaluation.intervals import wilson_interval
 from hub.evaluation.plots import plot_confusion_matrix, plot_reliability
@@ -119,9 +120,11 @@ def _read_ood(folder: Path) -> dict:
 def _draw_plots(folder: Path, test: dict, predictions: pd.DataFrame) -> None:
     """Draw the confusion matrix of each data set, and the reliability diagram of all."""
     names, parts, reliability = test["label_names"], test["subsets"], {}
+    if "lab" not in predictions:  # Predictions of an earlier version.
+        predictions = predictions.rename(columns=RENAMED)
     for key, title in _DATA_SETS.items():
         plot_confusion_matrix(parts[key], names, folder / f"confusion_matrix_{key}.png", f"{title}, test")
-        answers = predictions[predictions["dataset"] == key]
+        answers = predictions[predictions["lab"] == key]
         right = answers["prediction"] == answers["label"]
         reliability[f"{title}, test"] = answers[names].max(axis=1).to_numpy(), right.to_numpy()
     plot_reliability(reliability, folder / "reliability.png")

@@ -118,11 +118,11 @@ def _read_part(read: Callable[[Path], Predictions], folder: Path, part: str) -> 
     whole = read(folder / f"{split}_predictions.csv")
     if dataset is None:
         return whole
-    rows = [row for row, name in enumerate(whole.datasets) if name == dataset]
+    rows = [row for row, name in enumerate(whole.labs) if name == dataset]
     return dataclasses.replace(
         whole,
         images=[whole.images[row] for row in rows],
-        datasets=[dataset] * len(rows),
+        labs=[dataset] * len(rows),
         references=whole.references[rows],
         predictions=whole.predictions[rows],
         probabilities=whole.probabilities[rows],

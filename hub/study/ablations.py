@@ -152,7 +152,7 @@ def shared_types(dataset: DatasetDict) -> DatasetDict:
         UserError: The data set does not hold both labs.
     """
     names = dataset["train"].features["label"].names
-    if "dataset" not in dataset["train"].column_names or not set(BCCD_CLASSES) <= set(names):
+    if "lab" not in dataset["train"].column_names or not set(BCCD_CLASSES) <= set(names):
         raise UserError("the tables need both labs: build the data set with `python -m hub dataset build blood8`")
     new_id = {names.index(name): index for index, name in enumerate(BCCD_CLASSES)}
     cut = {}
@@ -236,7 +236,7 @@ def embed(folder: Path, data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         The embeddings, float32 (N, D), the class ids, int (N,), and the class centres, float32 (K, D).
     """
     dataset = load(data)["test"]
-    dataset = dataset.select([row for row, name in enumerate(dataset["dataset"][:]) if name == "bccd"])
+    dataset = dataset.select([row for row, name in enumerate(dataset["lab"][:]) if name == "bccd"])
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     embeddings = [

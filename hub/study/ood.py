@@ -204,7 +204,7 @@ def measure(
     ood = _foremost_scores(model, processor, images, fields)
     rows = tqdm(smears, desc=split, unit="image")
     in_distribution = ood_scores(model, processor, (read_image(row["image"]) for row in rows))
-    origins = smears["dataset"][:] if "dataset" in smears.column_names else [split] * len(smears)
+    origins = smears["lab"][:] if "lab" in smears.column_names else [split] * len(smears)
 
     results = {
         "ood": _refused([kind for kind, _ in images], fields, ood > threshold),

@@ -75,7 +75,7 @@ class DataArguments:
     balanced: bool = field(
         default=False,
         metadata={
-            "help": "Whether to sample the training images evenly over datasets, then classes, then photographs, as "
+            "help": "Whether to sample the training images evenly over labs, then classes, then photographs, as "
             "far as the dataset has these columns; an epoch draws as many as there are, with replacement."
         },
     )

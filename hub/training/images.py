@@ -40,7 +40,7 @@ class CellImages(torch.utils.data.Dataset):
     dataset's column `foremost_cell` (see `foremost_cell`); training images are cropped by `CellCrop`.
 
     Args:
-        dataset: Rows with `image` and `label`, and optionally `dataset`, `photograph` and `foremost_cell`.
+        dataset: Rows with `image` and `label`, and optionally `lab`, `photograph` and `foremost_cell`.
         image_processor: Resizes and normalises the images, and detects and crops cells if `do_find_cell` is set.
         label_ids: The model's class id of each of the dataset's labels. Default: by their names in `config`.
         augment: Applied to training images; None for evaluation.
@@ -95,8 +95,8 @@ class CellImages(torch.utils.data.Dataset):
 
     @property
     def origins(self) -> list[str]:
-        """The name of each row's data set of origin; the empty string where the column `dataset` is missing."""
-        return self.dataset["dataset"][:] if "dataset" in self.dataset.column_names else [""] * len(self)
+        """The lab of each row; the empty string where the column `lab` is missing."""
+        return self.dataset["lab"][:] if "lab" in self.dataset.column_names else [""] * len(self)
 
     def __len__(self) -> int:
         return len(self.dataset)

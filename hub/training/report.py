@@ -38,7 +38,7 @@ def evaluate_split(
         images: The split.
         names: The class names, in the order of the model's class ids.
         split: The name of the split.
-        seen_fields: The fields, by the column `field`, of which the training split has images.
+        seen_fields: The fields, by the column `group`, of which the training split has images.
 
     Returns:
         The results, as `hub.evaluation.subsets.evaluate_logits` gives them, the Trainer's figures and, as `stages` and

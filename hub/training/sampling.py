@@ -34,10 +34,10 @@ class BalancedSampler(torch.utils.data.WeightedRandomSampler):
 def balanced_weights(dataset: Dataset) -> np.ndarray:
     """Return the probability (N,) float64 of each row when each level is drawn uniformly within the one above.
 
-    The levels are the columns `dataset`, `label` and `photograph`, as far as they exist, and the row. A row without a
+    The levels are the columns `lab`, `label` and `photograph`, as far as they exist, and the row. A row without a
     value counts as a value of its own.
     """
-    levels = [name for name in ("dataset", "label", "photograph") if name in dataset.column_names]
+    levels = [name for name in ("lab", "label", "photograph") if name in dataset.column_names]
     rows = np.arange(len(dataset))
     table = pd.DataFrame({"row": rows})
     for level in levels:

@@ -16,6 +16,7 @@ from PIL import ImageFile
 from sklearn.model_selection import train_test_split
 
 from hub.data.bccd import (
+    BCCD,
     BCCD_CLASSES,
     bccd_differences,
     bccd_rows,
@@ -28,7 +29,7 @@ from hub.data.bccd import (
     read_labels,
     validation_photographs,
 )
-from hub.data.columns import counts_rows, features
+from hub.data.columns import counts_rows
 from hub.data.overlaps import Overlap, fields
 from hub.evaluation.format import text_table
 from hub.files import UserError
@@ -52,7 +53,7 @@ def test_bccd_is_found_in_every_published_layout(tmp_path, place):
     dataset = build(tmp_path / "raw")
     assert counts(dataset) == {"train": [3] * 4, "test": [2] * 4, "test_simple": [1] * 4}
     for part in dataset.values():
-        assert part.features == features(BCCD_CLASSES, photographs=True)
+        assert part.features == BCCD.columns
         assert set(part["photograph"][:]) == set(part["match_error"][:]) == {None}
     assert dataset["train"][0]["file_name"] == "TRAIN/EOSINOPHIL/_0_0.jpeg"
 
@@ -169,7 +170,7 @@ def test_kaggles_layout_and_the_archives(raw, built, tmp_path):
     for source in (kaggle, tmp_path / "extracted"):
         photographs, labels = find_photographs(source)
         assert len(photographs) == len(labels) == 36
-        assert {split: len(rows) for split, rows in bccd_rows(source, 0, tmp_path)[0].items()}[
+        assert {split: len(rows) for split, rows in bccd_rows(source, 0, tmp_path).splits.items()}[
             "test"
         ] == 8 * FILES_OF_PHOTOGRAPH
 
@@ -227,7 +228,7 @@ def test_every_file_gets_its_photograph(built, drawn):
     expected = photograph_of_each_file(drawn)
     for split in ("train", "validation", "test"):
         for name, photograph, field, error in zip(
-            *(dataset[split][column][:] for column in ("file_name", "photograph", "field", "match_error")), strict=True
+            *(dataset[split][column][:] for column in ("file_name", "photograph", "group", "match_error")), strict=True
         ):
             assert photograph == expected(name)
             assert error < 3

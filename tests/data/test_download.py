@@ -11,7 +11,8 @@ import pytest
 from hub.__main__ import main
 from hub.data import bccd as bccd_module
 from hub.data import download as download_module
-from hub.data.bccd import BCCD_CLASSES, BCCD_SPLITS, download_bccd
+from hub.data.bccd import BCCD, BCCD_CLASSES, BCCD_SPLITS, download_bccd
+from hub.data.columns import to_datasets
 from hub.data.download import download
 from hub.data.load import load
 from hub.files import UserError
@@ -169,8 +170,9 @@ def test_a_dead_server_is_an_error_after_some_attempts(server, tmp_path):
 
 def test_download_builds_and_keeps_the_archive(server, archive, tmp_path):
     server.content = archive
-    dataset, registration = download_bccd(server.url, tmp_path / "cache")
-    assert registration is None
+    reading = download_bccd(server.url, tmp_path / "cache")
+    dataset = to_datasets(reading.splits, BCCD.columns)
+    assert reading.registration is None
     assert counts(dataset) == {"train": [3] * 4, "test": [2] * 4, "test_simple": [1] * 4}
     assert [path.read_bytes() for path in (tmp_path / "cache").iterdir()] == [archive]
     assert not list(tmp_path.rglob("evil.jpeg"))

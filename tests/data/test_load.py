@@ -214,6 +214,15 @@ def test_rows_of_the_hub_without_image_or_label_are_handled(monkeypatch, bccd, c
         load("someone/cells")
 
 
+def test_columns_of_an_earlier_version_get_their_present_names(bccd, tmp_path):
+    dataset = build(bccd).rename_columns({"lab": "dataset", "group": "field"})
+    save(dataset, tmp_path / "out")
+    part = load(tmp_path / "out")["test"]
+    assert set(part["lab"][:]) == {"bccd"}
+    assert set(part["group"][:]) == {None}
+    assert not {"dataset", "field"} & set(part.column_names)
+
+
 def test_an_unreachable_hub_data_set_is_explained(monkeypatch):
     def refuse(*args):
         raise datasets.exceptions.DatasetNotFoundError("no such thing\nat all")

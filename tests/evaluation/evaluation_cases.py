@@ -32,8 +32,8 @@ def case():
     logits[1] = [4, 3, 0]  # taken for a basophil, and for an eosinophil once that is out of the question
     columns = {
         "file_name": [f"{k}.png" for k in range(10)],
-        "dataset": ["bccd"] * 6 + ["pbc"] * 4,
+        "lab": ["bccd"] * 6 + ["pbc"] * 4,
         "photograph": ["p", "p", "q", "q", "r", "r", None, None, None, None],
-        "field": ["p", "p", "q", "q", "q", "q", None, None, None, None],
+        "group": ["p", "p", "q", "q", "q", "q", None, None, None, None],
     }
     return logits, references, columns

@@ -25,7 +25,7 @@ def test_written_predictions_can_be_compared(tmp_path):
     assert first[1]["label"] == "eosinophil"
     assert first[1]["prediction"] == "basophil"
     assert first[6]["photograph"] == ""
-    assert first[6]["dataset"] == "pbc"
+    assert first[6]["lab"] == "pbc"
     assert sum(float(first[1][name]) for name in NAMES) == pytest.approx(1, abs=1e-4)
     ids = [[NAMES.index(row["prediction"]) for row in table] for table in tables]
     compared = paired_bootstrap(*ids, references, NAMES, photographs=[row["photograph"] or None for row in first])
@@ -123,22 +123,25 @@ def test_predictions_are_written_and_read_to_the_byte(tmp_path):
     logits = np.log([[0.9, 0.1], [0.25, 0.75], [0.123456, 0.876544]]).astype(np.float32)
     columns = {
         "file_name": ["a,b.png", "NA", "007"],
-        "dataset": ["bccd", None, "pbc"],
+        "lab": ["bccd", None, "pbc"],
         "photograph": [None, "1.50", "é"],
         "slide": [3, None, 4],
         "novelty": map("{:.4f}".format, [0.5, 1, 2]),
     }
     write_predictions(path, logits, np.array([0, 0, 1]), ["ig", "big cell"], columns)
     assert path.read_bytes().decode("utf-8").split("\r\n") == [
-        "file_name,dataset,photograph,slide,novelty,label,prediction,ig,big cell",
+        "file_name,lab,photograph,slide,novelty,label,prediction,ig,big cell",
         '"a,b.png",bccd,,3,0.5000,ig,ig,0.90000,0.10000',
         "NA,,1.50,,1.0000,ig,big cell,0.25000,0.75000",
         "007,pbc,é,4,2.0000,big cell,big cell,0.12346,0.87654",
         "",
     ]
+    for former in (False, True):  # A file of an earlier version calls the lab "dataset".
+        if former:
+            path.write_bytes(path.read_bytes().replace(b",lab,", b",dataset,", 1))
+        assert read_predictions(path).labs == ["bccd", "", "pbc"]
     table = read_predictions(path)
     assert table.images == [("a,b.png", ""), ("NA", "1.50"), ("007", "é")]
-    assert table.datasets == ["bccd", "", "pbc"]
     assert table.label_names == ["ig", "big cell"]
     assert (table.references.tolist(), table.predictions.tolist()) == ([0, 0, 1], [0, 1, 1])
     assert table.probabilities.tolist() == [[0.9, 0.1], [0.25, 0.75], [0.12346, 0.87654]]

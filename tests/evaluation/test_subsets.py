@@ -74,7 +74,7 @@ def test_in_distribution_acceptance(doubtful):
 
 def test_a_split_of_one_data_set_has_no_part_of_its_name(doubtful):
     logits, references, columns = case()
-    del columns["dataset"]
+    del columns["lab"]
     results = evaluate_logits(logits, references, NAMES, columns)
     assert list(results["subsets"]) == ["without_doubtful_labels"]
     assert results["subsets"]["without_doubtful_labels"]["num_images"] == 8

@@ -2,12 +2,12 @@
 
 import shutil
 
+import datasets
 import numpy as np
 from PIL import Image
 
 from hub.__main__ import main
-from hub.data.bccd import BCCD_CLASSES, build_bccd
-from hub.data.columns import features
+from hub.data.bccd import BCCD, build_bccd
 from hub.data.load import load
 from hub.data.photographs import PhotographIndex
 from hub.data.sift import grey
@@ -36,8 +36,9 @@ def test_exceptions_are_found(raw, built, tmp_path):
     assert found["shown"]["test"]["matched"] == found["shown"]["test"]["files"] - 1
 
 
-def test_the_command_prints_its_findings_and_writes_a_card(raw, tmp_path, capsys):
+def test_the_command_prints_its_findings_and_writes_a_card(raw, tmp_path, capsys, monkeypatch):
     output = tmp_path / "out"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     assert main(["dataset", "build", "bccd", "--source", str(raw), "--output", str(output)]) == 0
     printed = capsys.readouterr().out
     assert "test: 16 of 16 files show 8 photographs" in printed
@@ -50,7 +51,7 @@ def test_the_command_prints_its_findings_and_writes_a_card(raw, tmp_path, capsys
     assert "{%" not in card
     assert "None" not in card.replace("None where", "")
     assert min(Image.open(output / "worst_matches.jpg").size) > 300
-    assert load(output)["test"].features == features(BCCD_CLASSES, photographs=True)
+    assert load(output)["test"].features == BCCD.columns
 
 
 def test_a_sheet_draws_each_file_beside_its_photograph_as_the_file_shows_it(drawn):

@@ -87,7 +87,7 @@ def measured(trained, tmp_path):
     references = np.concatenate((rng.integers(1, 5, 60), rng.integers(0, 5, 40)))
     columns = {
         "file_name": [f"{k}.png" for k in range(100)],
-        "dataset": ["bccd"] * 60 + ["pbc"] * 40,
+        "lab": ["bccd"] * 60 + ["pbc"] * 40,
         "photograph": [f"{label} {k % 3}" for k, label in enumerate(references[:60])] + [None] * 40,
     }
     logits = 3 * np.eye(5)[references] + rng.normal(0, 1.5, (100, 5))

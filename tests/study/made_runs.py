@@ -23,7 +23,7 @@ def write_run(output, name, lab, seed, right, rng):
             np.eye(4)[answers] * 3,
             np.array(labels),
             BCCD_CLASSES,
-            {"file_name": files, "dataset": origins, "photograph": photographs},
+            {"file_name": files, "lab": origins, "photograph": photographs},
         )
     (folder / "run.json").write_text(json.dumps({"arguments": [], "seconds": 60, "device": "CPU", "software": "t"}))
     loss = 2 - right

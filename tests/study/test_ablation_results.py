@@ -17,7 +17,7 @@ REFERENCE = REFERENCES["ablations"]
 
 def answers(output, name, lab, seed, origin):
     with open(run_folder(output, name, lab, seed) / "test_predictions.csv", newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["dataset"] == origin]
+        rows = [row for row in csv.DictReader(file) if row["lab"] == origin]
     return [row["label"] for row in rows], [row["prediction"] for row in rows]
 
 

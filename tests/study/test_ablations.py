@@ -7,7 +7,7 @@ import pytest
 
 from hub.__main__ import main
 from hub.data.bccd import BCCD_CLASSES
-from hub.data.columns import features
+from hub.data.columns import PHOTOGRAPH_COLUMNS, features
 from hub.data.load import load, save
 from hub.data.pbc import PBC_CLASSES
 from hub.data.synthetic import draw_field
@@ -20,7 +20,7 @@ from modeling_wbc import WBCImageProcessor
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A saved data set of two labs, with the columns and splits of blood8; of PBC's types all eight."""
-    columns = features(PBC_CLASSES, photographs=True, origin=True)
+    columns = features(PBC_CLASSES, "lab", "group", *PHOTOGRAPH_COLUMNS)
     splits = {}
     counts = {"train": 12, "validation": 8, "test_photographs": 4, "test_simple": 4, "test": 8}
     for offset, (split, count) in enumerate(counts.items()):
@@ -29,12 +29,12 @@ def data(tmp_path_factory):
             label, name = BCCD_CLASSES[number % 4], f"{split} {number}"
             image = draw_field(label, seed=100 * offset + number, size=(96, 96))
             rows.append(
-                {"label": label, "image": image, "dataset": "bccd", "file_name": f"bccd/{name}", "photograph": name}
+                {"label": label, "image": image, "lab": "bccd", "file_name": f"bccd/{name}", "photograph": name}
             )
         for number in range(16 if split in ("train", "validation", "test") else 0):
             image = draw_field("monocyte", seed=1000 * offset + number, size=(96, 96))
             label = PBC_CLASSES[number % 8]
-            rows.append({"label": label, "image": image, "dataset": "pbc", "file_name": f"pbc/{split} {number}"})
+            rows.append({"label": label, "image": image, "lab": "pbc", "file_name": f"pbc/{split} {number}"})
         splits[split] = datasets.Dataset.from_dict(
             {column: [row.get(column) for row in rows] for column in columns}, features=columns
         )
@@ -56,7 +56,7 @@ def test_both_labs_are_cut_to_the_types_that_they_share(data):
         ]
         labels = [BCCD_CLASSES[label] for label in after[split]["label"]]
         assert [*zip(after[split]["file_name"], labels, strict=True)] == kept
-    assert set(after["test"]["dataset"]) == {"bccd", "pbc"}
+    assert set(after["test"]["lab"]) == {"bccd", "pbc"}
 
 
 def test_the_cells_are_looked_for_once_and_not_in_every_row(data):

@@ -6,7 +6,7 @@ import torch
 from runs import TINY, arguments, launch
 
 from hub.data.bccd import BCCD_CLASSES
-from hub.data.columns import features
+from hub.data.columns import PHOTOGRAPH_COLUMNS, features
 from hub.data.load import save
 from hub.data.synthetic import draw_field, drawn_cells
 from modeling_wbc import WBCConfig, WBCForImageClassification
@@ -46,7 +46,7 @@ def trained(data, tiny, tmp_path_factory):
 def blood(tmp_path_factory):
     """A small data set of two labs: photographs with files made from them as BCCD's, and single cells."""
     names = ("basophil", *BCCD_CLASSES)
-    columns = features(names, photographs=True, origin=True)
+    columns = features(names, "lab", "group", *PHOTOGRAPH_COLUMNS)
     splits = {}
     for split, first in {"train": 0, "test": 100, "validation": 200}.items():
         rows = []
@@ -54,7 +54,7 @@ def blood(tmp_path_factory):
         for number in range(first, first + 8):
             label, name = BCCD_CLASSES[number % 4], f"photo {number}"
             image = draw_field(label, seed=number, size=(160, 120))
-            known = {"label": label, "photograph": name, "field": name, "dataset": "bccd"}
+            known = {"label": label, "photograph": name, "group": name, "lab": "bccd"}
             photographs.append(known | {"image": image, "file_name": f"bccd/{name}.jpg"})
             for copy in range(1 + number % 3):
                 file = image.rotate(20 * copy)
@@ -62,7 +62,7 @@ def blood(tmp_path_factory):
         for number in range(first, first + 6):
             label = ("basophil", "monocyte", "neutrophil")[number % 3]
             image = draw_field("monocyte", seed=500 + number, size=(60, 60))
-            rows.append({"label": label, "image": image, "file_name": f"pbc/{number}.jpg", "dataset": "pbc"})
+            rows.append({"label": label, "image": image, "file_name": f"pbc/{number}.jpg", "lab": "pbc"})
         for part, content in ((split, rows), (f"{split}_photographs", photographs)):
             splits[part] = datasets.Dataset.from_dict(
                 {column: [row.get(column) for row in content] for column in columns}, features=columns

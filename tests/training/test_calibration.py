@@ -120,7 +120,7 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
     assert config["temperature"] != 1
     assert config["max_novelty"] > 0
     model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=1.0).eval()
-    rows = [row for row in load(blood)["validation"] if row["dataset"] == "bccd"]
+    rows = [row for row in load(blood)["validation"] if row["lab"] == "bccd"]
     processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
     with torch.no_grad():
         output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
@@ -128,7 +128,7 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
     assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
     assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99.5 % of few are all
     # The OOD score was fitted on the stain-augmented training images.
-    rows = [row["image"].convert("RGB") for row in load(blood)["train"] if row["dataset"] == "bccd"]
+    rows = [row["image"].convert("RGB") for row in load(blood)["train"] if row["lab"] == "bccd"]
     stained = []
     for index, image in enumerate(rows):
         torch.manual_seed(random.Random(f"42 0 {index}").getrandbits(63))

@@ -127,13 +127,13 @@ def test_one_data_set_alone_is_trained_on_and_all_are_tested(blood):
     splits = load(blood)
     reduced = only_of(splits, "pbc")
     for split in ("train", "validation"):
-        assert set(reduced[split]["dataset"]) == {"pbc"}
+        assert set(reduced[split]["lab"]) == {"pbc"}
         assert len(reduced[split]) == 6
     assert len(reduced["test"]) == len(splits["test"])
     assert reduced.keys() == splits.keys()
     images = CellImages(splits["train"], WBCImageProcessor(size=32), list(range(5)))
-    assert images.origins == splits["train"]["dataset"][:]
-    assert CellImages(splits["train"].remove_columns("dataset"), None, list(range(5))).origins == [""] * len(images)
+    assert images.origins == splits["train"]["lab"][:]
+    assert CellImages(splits["train"].remove_columns("lab"), None, list(range(5))).origins == [""] * len(images)
 
 
 def test_one_lab_is_left_out_of_training_and_stays_in_the_test(blood):
@@ -141,11 +141,11 @@ def test_one_lab_is_left_out_of_training_and_stays_in_the_test(blood):
     reduced = only_of(splits, leave_out="bccd")
     for split in ("train", "validation"):
         assert reduced[split]["file_name"][:] == [name for name in splits[split]["file_name"] if name[:3] == "pbc"]
-    assert reduced["test"]["dataset"][:] == splits["test"]["dataset"][:]
+    assert reduced["test"]["lab"][:] == splits["test"]["lab"][:]
     assert only_of(splits) == splits
-    # The present name of the column, and images of an unknown lab.
-    labs = [None, *splits["train"]["dataset"][1:]]
-    renamed = datasets.DatasetDict(train=splits["train"].remove_columns("dataset").add_column("lab", labs))
+    # Images of an unknown lab.
+    labs = [None, *splits["train"]["lab"][1:]]
+    renamed = datasets.DatasetDict(train=splits["train"].remove_columns("lab").add_column("lab", labs))
     assert only_of(renamed, leave_out="bccd")["train"]["lab"][:] == [None, *["pbc"] * 6]
     assert only_of(renamed, train_on="bccd")["train"]["lab"][:] == [lab for lab in labs if lab == "bccd"]
 

@@ -63,7 +63,7 @@ def test_the_card_names_the_lab_that_was_left_out(blood, tiny, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "| Data sets | all, without pbc |" in card
     validation = json.loads((tmp_path / "out" / "validation_results.json").read_text(encoding="utf-8"))
-    assert validation["num_images"] == sum(name == "bccd" for name in load(blood)["validation"]["dataset"])
+    assert validation["num_images"] == sum(name == "bccd" for name in load(blood)["validation"]["lab"])
     results = json.loads((tmp_path / "out" / "test_results.json").read_text(encoding="utf-8"))
     assert {"bccd", "pbc"} <= results["subsets"].keys()
 

@@ -21,7 +21,7 @@ def test_balance_over_data_sets_classes_and_photographs(blood):
         images.set_epoch(epoch)
         drawn += list(sampler)
     share = np.bincount(drawn, minlength=len(rows)) / len(drawn)
-    table = [(row["dataset"], row["label"], row["photograph"]) for row in rows.remove_columns("image")]
+    table = [(row["lab"], row["label"], row["photograph"]) for row in rows.remove_columns("image")]
 
     def total(*path):
         return sum(share[k] for k, row in enumerate(table) if row[: len(path)] == path)
