@@ -84,10 +84,9 @@ def main(arguments: list[str] | None = None) -> None:
     set_up_process(args)
     resume = checkpoint_to_resume(args) if args.do_train else None
     set_seed(args.seed)
-
     dataset, cut = load_dataset(data_args, args)
     source = base_weights(model_args, data_args, imagenet_weights_of(model_args.architecture))
-    model = load_network(model_args, source, dataset, args.do_train)
+    model = load_network(model_args, source, dataset, bool(args.do_train))
     check_model(model, args)
     baseline = None if isinstance(model, WBCForImageClassification) else describe_baseline(model)
     image_processor = load_image_processor(
@@ -98,12 +97,11 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
     if is_finished(trainer):
         return
-
     metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
     if args.calibrate or (args.do_train and "validation" in dataset):
         calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
-    if args.do_train:
+    if metrics is not None:
         description = describe_training(trainer, metrics, data_args, source, baseline, calibration, command, cut)
         save_training(trainer, description)
     elif args.calibrate:
@@ -112,8 +110,8 @@ def main(arguments: list[str] | None = None) -> None:
     if args.do_eval:
         split, results = evaluate(trainer, dataset, images, names)
         if trainer.is_world_process_zero():
-            report = (data_args.dataset_name, split, results, names, baseline, trainer.hub_model_id)
-            write_report(args.output_dir, dataset, *report)
+            about = (data_args.dataset_name, split, results, names, baseline, trainer.hub_model_id)
+            write_report(args.output_dir, dataset, *about)
     elif args.do_predict:
         predict_split(trainer, images(dataset["test"]), names, "test")
     if args.push_to_hub:
@@ -125,9 +123,9 @@ def parse_arguments(arguments: list[str] | None) -> tuple[NetworkArguments, Data
     kinds = (NetworkArguments, DataArguments, WBCTrainingArguments)
     parser = HfArgumentParser(kinds, description=__doc__.splitlines()[0], usage="train.py [--ARGUMENT VALUE ...]")
     with refusing_arguments():
-        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    check_arguments(*parsed, unknown)
-    return tuple(parsed)
+        model_args, data_args, args, unknown = parser.parse_args_into_dataclasses(arguments, True)
+    check_arguments(model_args, data_args, args, unknown)
+    return model_args, data_args, args
 
 
 def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[DatasetDict, str | None]:
@@ -141,7 +139,7 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[
         if args.do_train:
             check_trainable(dataset)
     needs_train = args.do_train or args.calibrate
-    check_splits(dataset, data_args.dataset_name, train=needs_train, test=args.do_predict)
+    check_splits(dataset, data_args.dataset_name, train=needs_train, test=bool(args.do_predict))
     dataset = only_of(dataset, data_args.train_on, data_args.leave_out)
     cut = None
     if needs_train:

@@ -128,38 +128,17 @@ def _dataset(commands) -> None:
 
 
 def _run_build(args: argparse.Namespace) -> None:
-    _check_origin(args)
-    from hub.publish.build_summary import describe_build
+    from hub.publish.build_summary import describe_build, origin_error
     from hub.publish.dataset import build
 
+    if (error := origin_error(args.name, vars(args))) is not None:
+        args.parser.error(error)
     if args.name == "blood8":
         print("blood8 is now built by `dataset build union --bccd DIR --pbc DIR`", file=sys.stderr)
     command = f"python -m hub {shlex.join(sys.argv[1:])}"
     options = {name: getattr(args, name) for name in ("source", *UNITED, "wbcatt", "lab", "group", "download", "seed")}
     print(describe_build(*build(args.name, args.output, command=command, **options)))
     print(f"saved to {args.output}, with a README.md about the data")
-
-
-def _check_origin(args: argparse.Namespace) -> None:
-    """End with an error of usage unless the arguments name one origin of the data set."""
-    error = args.parser.error
-    united = [lab for lab in UNITED if getattr(args, lab)]
-    if args.name in ("union", "blood8"):
-        if args.source or args.download or not united:
-            flags = ", ".join(f"--{lab} DIR" for lab in UNITED)
-            error(f"{args.name} needs one or more of {flags}, and neither --source nor --download")
-        if args.name == "blood8" and united != ["bccd", "pbc"]:
-            error("blood8 needs --bccd DIR and --pbc DIR and no other; `union` takes any labs")
-    elif united:
-        error(f"{args.name} takes --source DIR; --{united[0]} is for a union")
-    elif not (args.source or args.download):
-        error("one of the arguments --source --download is required")
-    if args.wbcatt and not (args.name == "pbc" or args.pbc):
-        error("--wbcatt has attributes of PBC's images: it is for pbc, or for a union with --pbc")
-    if args.name == "folder" and not (args.source and args.lab):
-        error("folder needs --source DIR and --lab NAME")
-    if args.name != "folder" and (args.lab or args.group):
-        error("--lab and --group are for folder")
 
 
 def _run_audit(args: argparse.Namespace) -> None:

@@ -207,15 +207,15 @@ def analyze_images(
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for image in [images] if one else images:
+        for image in images if isinstance(images, Iterable) and not one else [images]:
             read = image_processor.fetch_images(image)
             pages = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
             cells = image_processor.preprocess_cells(read)
             del image, read  # while crops of small images wait for a full batch, the next image may be a large one
             fields.append(Field([], labels, pages, stages))
             columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
-            for *place, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
-                crops.append(_Crop(fields[-1], *place, pixel_values))
+            for box, crop_box, score, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
+                crops.append(_Crop(fields[-1], box, crop_box, score, pixel_values))
                 if len(crops) == batch_size:
                     _classify(model, crops)
                     crops.clear()

@@ -74,8 +74,8 @@ class WBCConfig(ResNetConfig):
         "attribute_loss",
     ]
 
-    hidden_sizes: list[int] | tuple[int, ...] | None = (64, 128, 256, 512)
-    depths: list[int] | tuple[int, ...] | None = (3, 4, 6, 3)
+    hidden_sizes: list[int] | tuple[int, ...] = (64, 128, 256, 512)
+    depths: list[int] | tuple[int, ...] = (3, 4, 6, 3)
     layer_type: str = "basic"
     norm_layout: str = "ibn"
     center_loss_weight: float = 0.001

@@ -18,7 +18,7 @@ from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells
 from .reading_wbc import read_image, rgb_pixels, upright_rgb
 
 
-class WBCImageProcessorKwargs(ImagesKwargs, total=False):
+class WBCImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]  # a TypedDict
     """Options of a call, see [`WBCImageProcessor`]."""
 
     # Saved in `preprocessor_config.json` as `window_*`, since `crop_size` is transformers' own name for the size in

@@ -1,11 +1,15 @@
-"""The results of building a data set as text."""
+"""Building a data set: what is wrong with the arguments, and the results, as text."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from datasets import DatasetDict
 
 from hub.data.bccd import bccd_differences
 from hub.data.columns import counts_rows
+from hub.data.union import UNITED
 from hub.evaluation.format import text_table
 
 
@@ -45,3 +49,37 @@ def describe_build(dataset: DatasetDict, report: dict) -> str:
         for row in report.get("agreement", ())
     ]
     return "\n".join(lines)
+
+
+def origin_error(name: str, given: Mapping[str, Any]) -> str | None:
+    """What is wrong with the origin of a data set to build, or None.
+
+    Args:
+        name: What is built, see `hub.publish.dataset.build`.
+        given: The arguments of that function by their names, false where they are not given.
+    """
+    flags = ", ".join(f"--{lab} DIR" for lab in UNITED)
+    united = [lab for lab in UNITED if given[lab]]
+    is_union, is_folder = name in ("union", "blood8"), name == "folder"
+    errors = (
+        (
+            is_union and (given["source"] or given["download"] or not united),
+            f"{name} needs one or more of {flags}, and neither --source nor --download",
+        ),
+        (
+            name == "blood8" and united != ["bccd", "pbc"],
+            "blood8 needs --bccd DIR and --pbc DIR and no other; `union` takes any labs",
+        ),
+        (not is_union and united, f"{name} takes --source DIR; --{', --'.join(united)} is for a union"),
+        (
+            not is_union and not (given["source"] or given["download"]),
+            "one of the arguments --source --download is required",
+        ),
+        (
+            given["wbcatt"] and not (name == "pbc" or given["pbc"]),
+            "--wbcatt has attributes of PBC's images: it is for pbc, or for a union with --pbc",
+        ),
+        (is_folder and not (given["source"] and given["lab"]), "folder needs --source DIR and --lab NAME"),
+        (not is_folder and (given["lab"] or given["group"]), "--lab and --group are for folder"),
+    )
+    return next((message for is_wrong, message in errors if is_wrong), None)

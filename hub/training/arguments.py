@@ -1,6 +1,7 @@
 """The arguments of `train.py`, beside those of transformers' Trainer."""
 
-from dataclasses import Field, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
@@ -15,7 +16,7 @@ IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
 
 
-def _switch(text: str) -> Field:
+def _switch(text: str) -> Any:
     """Return a field that is True, False or, if it is not given, None."""
     return field(default=None, metadata={"nargs": "?", "const": True, "help": text})
 
@@ -156,7 +157,7 @@ class WBCTrainingArguments(TrainingArguments):
             processes, devices and accumulation steps.
     """
 
-    output_dir: str | None = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
+    output_dir: str = field(default="outputs/wbc", metadata={"help": "The folder to write to."})
     do_train: bool | None = _switch("Whether to train. Default: unless only another task is asked for.")
     do_eval: bool | None = _switch(
         "Whether to evaluate on the validation and test splits. Default: unless only another task is asked for."
@@ -251,7 +252,7 @@ class WBCTrainingArguments(TrainingArguments):
         """Whether the run cannot do without a validation split."""
         is_asked = self.eval_strategy != IntervalStrategy.NO and not self.validates_by_default
         is_used = is_asked or self.eval_on_start or self.metric_for_best_model is not None
-        return self.calibrate or (self.do_train and is_used)
+        return self.calibrate or bool(self.do_train and is_used)
 
     def _choose_task(self) -> None:
         """Replace each task that is not given by its default."""

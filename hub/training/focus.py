@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
@@ -32,8 +33,8 @@ def measure_blurred(pixel_values: Tensor) -> Tensor:
 
 
 def fit_focus_threshold(
-    sharp: Sequence[float],
-    blurred: Sequence[float],
+    sharp: ArrayLike,
+    blurred: ArrayLike,
     origins: Sequence[str] | None = None,
     kept: float = KEPT,
     refused: float = REFUSED,
