@@ -8,6 +8,7 @@ from .modeling_wbc import WBCForImageClassification, WBCModel
 from .norm_wbc import InstanceBatchNorm2d, SyncInstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
+from .pipeline_wbc import WBCImageClassificationPipeline
 from .pretrained_wbc import WBCPreTrainedModel
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SyncInstanceBatchNorm2d",
     "WBCConfig",
     "WBCForImageClassification",
+    "WBCImageClassificationPipeline",
     "WBCImageClassifierOutput",
     "WBCImageProcessor",
     "WBCModel",

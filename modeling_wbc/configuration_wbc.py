@@ -39,7 +39,10 @@ class WBCConfig(ResNetConfig):
         temperature (`float`, defaults to 1.0): divisor of the classifier's scores, above 0, which calibrates the
             softmax of the logits (Guo et al. 2017). Fitted after training.
         max_novelty (`float`, *optional*): OOD threshold, above 0: `analyze` marks an image with a larger
-            [`WBCImageClassifierOutput.novelty`] as unknown. Fitted after training; with None, no image is unknown.
+            [`WBCImageClassifierOutput.novelty`] as unknown. Fitted after training; with None, no image is unknown for
+            its novelty.
+        min_focus (`float`, *optional*): focus threshold, above 0: `analyze` marks a cell whose crop has a smaller
+            [`Cell.focus`] as unknown, since it is out of focus. Fitted after training; with None, no cell is.
 
     Raises:
         ValueError: if an argument is outside the values given above.
@@ -68,6 +71,7 @@ class WBCConfig(ResNetConfig):
     image_size: int = 224
     temperature: float = 1.0
     max_novelty: float | None = None
+    min_focus: float | None = None
 
     def __post_init__(self, **kwargs):
         if self.id2label is None and kwargs.get("num_labels") is None:
@@ -94,6 +98,8 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.max_novelty is not None and not self.max_novelty > 0:
             raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
+        if self.min_focus is not None and not self.min_focus > 0:
+            raise ValueError(f"min_focus must be above 0 or None, got {self.min_focus}")
 
 
 WBCConfig.register_for_auto_class()

@@ -32,8 +32,8 @@ class Classifier:
     - `width`, `height`: in pixels, or None if the image cannot be read.
     - `pages`: how many pages or frames the file has, of which the first is read, or None if it cannot be read.
     - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
-      `confidence`, `probabilities`, `known`, `novelty`; and `activation_map`, rows of the evidence for the label in
-      each part of the crop.
+      `confidence`, `probabilities`, `known`, `novelty`; `remark`, why the cell is unknown; and `activation_map`, rows
+      of the evidence for the label in each part of the crop.
 
     Attributes:
         source: The folder or the Hub id.
@@ -147,6 +147,8 @@ def _add_cells(answer: dict, cells: Iterable) -> None:
             "probabilities": cell.probabilities,
             "known": cell.known,
             "novelty": cell.novelty,
+            # A checkpoint published earlier measures no focus.
+            "remark": getattr(cell, "remark", None),
             "activation_map": cell.activation_map,
         }
         for cell in cells
@@ -167,6 +169,11 @@ def status_of(cell: dict) -> str:
     return "sure" if cell["confidence"] >= CONFIDENT else "doubtful"
 
 
+def is_out_of_focus(cell: dict) -> bool:
+    """Whether blur is a reason why a cell is unknown."""
+    return (cell["remark"] or "").startswith("out of focus")
+
+
 def first_known(answer: dict) -> int:
     """Return the index of the first known cell, or 0 without one."""
     return next((index for index, cell in enumerate(answer["cells"]) if cell["known"]), 0)
@@ -185,7 +192,9 @@ def remark(answer: dict) -> Text:
     if status == "unreadable":
         return text("remark.unreadable", reason=answer["remark"])
     parts = []
-    if status in ("empty", "unknown"):
+    if status == "unknown" and is_out_of_focus(cells[0]):
+        parts.append(text("remark.focus"))
+    elif status in ("empty", "unknown"):
         parts.append(text(f"remark.{status}"))
     elif status == "doubtful":
         names = [type_name(label) for label in candidates(cells[first_known(answer)])]

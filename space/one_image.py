@@ -4,7 +4,7 @@ from html import escape
 
 from PIL import Image
 
-from space.classifier import CONFIDENT, candidates, first_known, status_of
+from space.classifier import CONFIDENT, candidates, first_known, is_out_of_focus, status_of
 from space.pictures import heat_map_url, hottest_place, jpeg_url
 from space.texts import CELL_TYPES, MEDLINEPLUS, NORMAL_PERCENT, percentage, text, type_name
 
@@ -71,6 +71,8 @@ def verdict(answer: dict, index: int) -> str:
     if status == "empty":
         return _panel(status, text("verdict.empty").html, text("verdict.empty_advice").html)
     cell = answer["cells"][index]
+    if is_out_of_focus(cell):
+        return _panel("unknown", text("verdict.focus").html, text("verdict.focus_advice").html)
     if not cell["known"]:
         return _panel("unknown", text("verdict.unknown").html, text("verdict.unknown_advice").html)
     labels = candidates(cell)

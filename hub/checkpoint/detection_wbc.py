@@ -23,6 +23,11 @@ _CELL_SHARE = 0.35  # of the nucleus's threshold: the edge of a connected cell
 # Green light, as a share of the background's.
 _CLEAR = 0.85  # brighter pixels show the background
 _BLACK = 0.2  # darker pixels lie outside of the field
+# Annotations: flat colours that no Romanowsky stain has. Nuclei that pass so little green pass less blue, too.
+_INK_GREEN = 0.1  # at most, as a share of the background's light
+_INK_BLUE = 0.9  # at least
+_INK_RANGE = 1 / 32  # at most, of three pixels in a line, as a share of the background's light
+_INK_PIXELS = 24  # at least
 # Waists, along the long axis of a blob.
 _MAX_WAIST = 0.6  # two cells touch where the width is less than this share of the smaller one's,
 _MIN_BULGE = 0.35  # unless the smaller one's width is less than this share of the larger one's: a bump,
@@ -48,7 +53,7 @@ def detect_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
     """
     longest = max(image.shape)
     step = min(1 if longest < 480 else max(2, round(longest / 1280)), *image.shape[1:])
-    stain, light = _measure_stain(image, step)
+    stain, light = _measure_stain(without_annotations(image, step), step)
     threshold = _nucleus_threshold(stain)
     nuclei = np.zeros((0, 6)) if threshold is None else _measure_nuclei(stain, light, threshold)
     if len(nuclei) == 0:
@@ -72,6 +77,39 @@ def background_color(image: np.ndarray) -> np.ndarray:
     pixels = image[:, ::stride, ::stride].reshape(3, -1).astype(np.float32)
     brightness = pixels.sum(0)
     return np.median(pixels[:, brightness >= np.quantile(brightness, 0.7)], axis=1)
+
+
+def without_annotations(image: np.ndarray, step: int) -> np.ndarray:
+    """Replace arrows, text and frames of saturated blue to magenta by the colour of the background.
+
+    Such colours have more stain than any nucleus and would set the threshold of the whole image. Those of other hues
+    have none.
+
+    Args:
+        image: (3, H, W), of any real dtype, in any range that begins at 0.
+        step: pixels on a side of the tiles whose means the detector takes.
+
+    Returns:
+        A copy of the image, or the image itself if it has no such annotation.
+    """
+    background = background_color(image)
+    ink = (image[1] < _INK_GREEN * background[1]) & (image[2] > _INK_BLUE * background[2])
+    if not ink.any():
+        return image
+    padded = np.pad(image.astype(np.float32), ((0, 0), (1, 1), (1, 1)), mode="edge")
+    rows, columns = np.nonzero(ink)
+    flat: np.ndarray = np.zeros(len(rows), dtype=bool)
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        line = [padded[:, rows + 1 + side * dy, columns + 1 + side * dx] for side in (-1, 0, 1)]
+        flat |= (np.ptp(line, axis=0) <= _INK_RANGE * background[:, None]).all(0)
+    if flat.sum() < _INK_PIXELS:
+        return image
+    # Where some of it is flat, the rest of that colour is ink too, and the edges, smooth or compressed, are a blend.
+    reach = 2 + step
+    for axis in (0, 1):
+        padded = np.pad(ink, [(reach, reach) if axis == side else (0, 0) for side in (0, 1)])
+        ink = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis).any(-1)
+    return np.where(ink, background[:, None, None].astype(image.dtype), image)
 
 
 def connected_components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

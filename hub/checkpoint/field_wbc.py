@@ -6,22 +6,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.image_utils import ImageInput
 
+from .configuration_wbc import WBCConfig
+from .focus_wbc import measure_focus
+from .fonts_wbc import legible
 from .image_processing_wbc import WBCImageProcessor, upright_rgb
 
 # Classes of a model that a differential count of white cells leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
+NO_SMEAR, OUT_OF_FOCUS = "no smear", "out of focus"
 _UNKNOWN_COLOR = "#666666"
 # Okabe and Ito's colours, distinct for colour-blind readers too, those first that contrast with the pinks and violets
 # of a smear.
 _COLORS = ("#0072b2", "#009e73", "#d55e00", "#000000", "#56b4e9", "#f0e442", "#e69f00", "#cc79a7")
 
 
-@dataclass
+@dataclass(repr=False)
 class Cell:
     """One cell of an image.
 
@@ -34,9 +38,13 @@ class Cell:
         distance: Euclidean distance of the cell's embedding to the nearest class centre.
         novelty: the OOD score of the crop, at least 0, see [`SmearNovelty`]; about 1 for images of the training
             distribution.
-        known: whether `novelty` is at most the OOD threshold `config.max_novelty`.
+        known: whether `novelty` is at most the OOD threshold `config.max_novelty`, and `focus` at least
+            `config.min_focus`.
         activation_map: rows of the contributions of each part of the crop to `label`, see
             [`WBCForImageClassification.class_activation_maps`].
+        focus: ratio of fine to coarse detail of the crop, at least 0, see [`measure_focus`]; above 1 for most sharp
+            cells.
+        remark: why the cell is not `known`, see [`remark_on`]; None for a known cell.
     """
 
     box: tuple[float, float, float, float]
@@ -48,9 +56,20 @@ class Cell:
     novelty: float
     known: bool
     activation_map: list[list[float]]
+    focus: float | None = None
+    remark: str | None = None
+
+    def __repr__(self) -> str:
+        left, top, right, bottom = (round(side) for side in self.box)
+        reason = "" if self.known else f" unknown ({self.remark})," if self.remark else " unknown,"
+        return (
+            f"<Cell:{reason} {self.label} {self.probabilities[self.label]:.0%}, "
+            f"box ({left}, {top}, {right}, {bottom}), novelty {self.novelty:.2f}"
+            f"{'' if self.focus is None else f', focus {self.focus:.2f}'}>"
+        )
 
 
-@dataclass
+@dataclass(repr=False)
 class Field:
     """Cells of one image, the result of [`WBCForImageClassification.analyze`].
 
@@ -72,7 +91,7 @@ class Field:
 
     @property
     def unknown(self) -> int:
-        """Number of cells beyond the OOD threshold, which are not counted as any type."""
+        """Number of cells that are out of distribution or out of focus, which are not counted as any type."""
         return sum(not cell.known for cell in self.cells)
 
     @property
@@ -85,8 +104,17 @@ class Field:
         total = max(1, sum(white.values()))
         return {label: count / total for label, count in white.items()}
 
+    def __repr__(self) -> str:
+        counts = [f"{count} {label}" for label, count in self.counts.items() if count]
+        if self.unknown:
+            counts.append(f"{self.unknown} unknown")
+        cells = f"{len(self.cells)} cell{'' if len(self.cells) == 1 else 's'}"
+        return f"<Field: {cells}{': ' if counts else ''}{', '.join(counts)}>"
+
     def draw(self, image: Image.Image) -> Image.Image:
         """Draw each cell's box, type and probability, or the word "unknown", into a copy of the analysed image.
+
+        A type whose name has letters that no font at hand has is drawn as "class" and its index.
 
         Args:
             image: the analysed image, of any mode that [`WBCImageProcessor.fetch_images`] reads.
@@ -97,14 +125,18 @@ class Field:
         image = upright_rgb(image)
         pen = ImageDraw.Draw(image)
         unit = min(image.size) / 240
-        font = ImageFont.load_default(max(10, 9 * unit))
+        size = max(10, 9 * unit)
+        lettering = {
+            label: legible(label, size, f"class {index}") for index, label in enumerate((*self.labels, "unknown"))
+        }
         pad = max(2, round(1.5 * unit))
         # In ascending order of the score, so that the label of the highest lies on top.
         for cell in reversed(self.cells):
             color = _COLORS[self.labels.index(cell.label) % len(_COLORS)] if cell.known else _UNKNOWN_COLOR
             left, top, right, bottom = cell.box
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=max(1, pad))
-            text = f"{cell.label} {cell.probabilities[cell.label]:.0%}" if cell.known else "unknown"
+            name, font = lettering[cell.label if cell.known else "unknown"]
+            text = f"{name} {cell.probabilities[cell.label]:.0%}" if cell.known else name
             x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
             width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
             # Above the box, or inside it at the upper edge of the image, and never beyond the right edge.
@@ -175,6 +207,26 @@ def analyze_images(
     return fields[0] if one else fields
 
 
+def remark_on(novelty: float, focus: float, config: WBCConfig) -> str | None:
+    """Say why a cell is unknown.
+
+    Args:
+        novelty: its OOD score.
+        focus: its focus, see [`measure_focus`].
+        config: the configuration with the thresholds `max_novelty` and `min_focus`, each of which may be None.
+
+    Returns:
+        "no smear", "out of focus", "out of focus or no smear" (blur makes a smear novel, too), or None for a known
+        cell.
+    """
+    remarks = []
+    if config.min_focus is not None and focus < config.min_focus:
+        remarks.append(OUT_OF_FOCUS)
+    if config.max_novelty is not None and novelty > config.max_novelty:
+        remarks.append(NO_SMEAR)
+    return " or ".join(remarks) or None
+
+
 def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
     """Classify crops in one batch and append a [`Cell`] for each to its field."""
     pixel_values = torch.stack([crop.pixel_values for crop in crops]).to(model.device, model.dtype)
@@ -182,11 +234,11 @@ def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
     likeliest = outputs.logits.argmax(-1)
     maps = model.position_logits(outputs.hidden_states[-1])[torch.arange(len(crops)), likeliest]
     probabilities = outputs.logits.float().softmax(-1)
-    columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float())
-    for crop, row, index, distance, novelty, activation_map in zip(
+    columns = (probabilities, likeliest, outputs.distance, outputs.novelty, maps.float(), measure_focus(pixel_values))
+    for crop, row, index, distance, novelty, activation_map, focus in zip(
         crops, *(column.tolist() for column in columns), strict=True
     ):
-        labels, max_novelty = crop.field.labels, model.config.max_novelty
+        labels, remark = crop.field.labels, remark_on(novelty, focus, model.config)
         cell = Cell(
             box=tuple(crop.box),
             crop_box=tuple(crop.crop_box),
@@ -195,7 +247,9 @@ def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
             probabilities=dict(zip(labels, row, strict=True)),
             distance=distance,
             novelty=novelty,
-            known=max_novelty is None or novelty <= max_novelty,
+            known=remark is None,
             activation_map=activation_map,
+            focus=focus,
+            remark=remark,
         )
         crop.field.cells.append(cell)

@@ -3,6 +3,7 @@
 import os
 import re
 from contextlib import suppress
+from copy import deepcopy
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from .configuration_wbc import WBCConfig
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
 from .novelty_wbc import SmearNovelty
+from .pipeline_wbc import CUSTOM_PIPELINES
 
 logger = logging.get_logger(__name__)
 
@@ -145,6 +147,7 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
             "AutoModel": "modeling_wbc.WBCModel",
             "AutoModelForImageClassification": "modeling_wbc.WBCForImageClassification",
         }
+        self.config.custom_pipelines = deepcopy(CUSTOM_PIPELINES)
         if push_to_hub:
             # Calls this method with a temporary folder and uploads that, with the processor, in one commit.
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))

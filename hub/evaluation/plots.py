@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from sklearn.decomposition import PCA
 
+from hub.evaluation.fonts import legible, legible_names, set_fonts
 from hub.evaluation.grouping import confidence_bins
 
 # Okabe & Ito (2008): distinct with every common colour blindness.
@@ -58,12 +59,12 @@ def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str |
         axes.text(column, row - 0.01, f"{counts[row, column]:,}", va="bottom", fontsize=11, weight="bold", **look)
         axes.text(column, row + 0.06, share, va="top", fontsize=8.5, **look)
 
-    names = [textwrap.fill(name, 18) for name in label_names]
+    names = [textwrap.fill(name, 18) for name in legible_names(label_names)]
     axes.set_xticks(range(n), names, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(n), [f"{name}\n(n = {count:,})" for name, count in zip(names, support[:, 0], strict=True)])
     axes.set_xlabel("Predicted class", fontsize=11, labelpad=6)
     axes.set_ylabel("True class", fontsize=11, labelpad=6)
-    axes.set_title(textwrap.fill(title, 12 * n), fontsize=12, pad=10)
+    axes.set_title(textwrap.fill(legible(title), 12 * n), fontsize=12, pad=10)
     # White lines separate the cells, so frame and ticks are not needed.
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
@@ -71,7 +72,7 @@ def plot_confusion_matrix(results: dict, label_names: Sequence[str], path: str |
     axes.tick_params(which="both", length=0)
     axes.spines[:].set_visible(False)
     # The cells keep their size and the page grows to the names, however long they are.
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
+    _save(figure, path, bbox_inches="tight", pad_inches=0.15)
 
 
 def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
@@ -111,7 +112,7 @@ def plot_learning_curves(log_history: Sequence[dict], path: str | Path) -> None:
             axes.plot(epochs, values, style, label=label, color=color, marker=marker, markersize=4, linewidth=1.6)
         _finish_curves(axes, title, share=title == "Accuracy")
         axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def plot_runs(histories: Mapping[str, Sequence[Sequence[dict]]], path: str | Path) -> None:
@@ -131,7 +132,8 @@ def plot_runs(histories: Mapping[str, Sequence[Sequence[dict]]], path: str | Pat
     for axes, (title, key) in zip(
         panels, (("Training cross entropy", "cross_entropy"), ("Validation accuracy", "eval_accuracy")), strict=True
     ):
-        for (name, runs), color in zip(histories.items(), _COLORS, strict=False):
+        names = legible_names(histories, "recipe")
+        for name, runs, color in zip(names, histories.values(), _COLORS, strict=False):
             for number, history in enumerate(runs):
                 for epochs, values, *_ in _points(history, [(key,)]):
                     marker = "o" if len(epochs) <= _MARKED and key == "eval_accuracy" else None
@@ -140,7 +142,7 @@ def plot_runs(histories: Mapping[str, Sequence[Sequence[dict]]], path: str | Pat
         _finish_curves(axes, title, share=key == "eval_accuracy")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def plot_embeddings(
@@ -162,10 +164,11 @@ def plot_embeddings(
         )
     figure = Figure(figsize=(4.6 * len(embedded), 4.8), layout="constrained")
     panels = figure.subplots(1, len(embedded), squeeze=False)[0]
-    for axes, (title, (embeddings, labels, centers)) in zip(panels, embedded.items(), strict=True):
+    titles, names = legible_names(embedded, "model"), legible_names(label_names)
+    for axes, title, (embeddings, labels, centers) in zip(panels, titles, embedded.values(), strict=True):
         pca = PCA(2, random_state=0).fit(embeddings)
         points, middles = pca.transform(embeddings), pca.transform(centers)
-        for index, (name, color) in enumerate(zip(label_names, _COLORS, strict=False)):
+        for index, (name, color) in enumerate(zip(names, _COLORS, strict=False)):
             x, y = points[labels == index].T
             axes.scatter(x, y, s=6, color=color, alpha=0.35, linewidths=0, label=name)
             axes.scatter(*middles[index], s=130, marker="*", color=color, edgecolors="black", linewidths=1, zorder=3)
@@ -180,7 +183,7 @@ def plot_embeddings(
         if isinstance(handle, PathCollection):
             handle.set_alpha(1)
             handle.set_sizes([30])
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str | Path, bins: int = 15) -> None:
@@ -204,7 +207,8 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
     curves.plot((0, 1), (0, 1), "--", color=_GREY, linewidth=1, label="perfectly calibrated")
     edges = np.linspace(0, 1, bins + 1)
     width = 1 / bins / len(answers)
-    for number, ((title, (confidence, right)), color) in enumerate(zip(answers.items(), colors, strict=False)):
+    titles = legible_names(answers, "curve")
+    for number, (title, (confidence, right), color) in enumerate(zip(titles, answers.values(), colors, strict=False)):
         bin_of = confidence_bins(confidence, bins)
         total = np.bincount(bin_of, minlength=bins)
         seen = total > 0
@@ -228,7 +232,13 @@ def plot_reliability(answers: Mapping[str, tuple[np.ndarray, np.ndarray]], path:
         axes.grid(color="#dddddd", linewidth=0.8)
         axes.set_axisbelow(True)
         _bare(axes)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: str | Path, **options: Any) -> None:
+    """Write a figure, in fonts that have the letters of its texts; `options` are those of `savefig`."""
+    set_fonts(figure)
+    figure.savefig(path, dpi=_DPI, **options)
 
 
 def plot_labs(labs: Mapping[str, Mapping], path: str | Path) -> None:
@@ -272,7 +282,7 @@ def plot_labs(labs: Mapping[str, Mapping], path: str | Path) -> None:
     axes.tick_params(axis="y", length=0)
     _bare(axes)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=_DPI)
+    _save(figure, path)
 
 
 def _points(log_history: Sequence[dict], curves: list[tuple]) -> list[tuple]:

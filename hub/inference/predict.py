@@ -31,7 +31,7 @@ from modeling_wbc import Cell, Field
 logger = logging.getLogger(__name__)
 
 _OK, _NO_CELL = "ok", "no cell"
-_CELL_COLUMNS = ("left", "top", "right", "bottom", "score", "label", "known", "distance", "novelty")
+_CELL_COLUMNS = ("left", "top", "right", "bottom", "score", "label", "known", "distance", "novelty", "focus", "remark")
 _MAX_STEM = 60  # characters, at most 240 of the 255 bytes of a file name
 
 
@@ -46,8 +46,9 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
       listed before; or `failed`, if the analysis ended in an error;
     - `reason`: of that status, of how many pages the first was read, or why an image was not drawn;
     - `left`, `top`, `right` and `bottom` of the cell's box in pixels, and the detector's `score`;
-    - the most probable `label`; `known`, whether the cell looks like those of a smear (`yes` or `no`); `distance` and
-      `novelty` as in [`Cell`]; and the probability of each type by its name.
+    - the most probable `label`; `known`, whether the cell is in focus and looks like those of a smear (`yes` or `no`);
+      `distance`, `novelty`, `focus` and `remark`, why a cell is unknown, as in [`Cell`]; and the probability of each
+      type by its name.
 
     The table is in UTF-8 with a byte order mark, by which spreadsheets know it, and holds whole rows whenever the run
     ends. In folders and archives, hidden files and those that are plainly no images, such as `.txt`, have no row.
@@ -197,5 +198,7 @@ def _values(cell: Cell) -> list[str]:
         "yes" if cell.known else "no",
         f"{cell.distance:.3f}",
         f"{cell.novelty:.3f}",
+        "" if cell.focus is None else f"{cell.focus:.3f}",
+        cell.remark or "",
         *(f"{probability:.5f}" for probability in cell.probabilities.values()),
     ]

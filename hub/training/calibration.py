@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
 from transformers import PreTrainedModel
 
+from hub.training.focus import fit_focus_threshold, measure_blurred
 from hub.training.images import CellImages
 from hub.training.trainer import WBCTrainer
 
@@ -119,7 +120,8 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
     if has_ood_score:
         model.config.temperature = temperature
         model.config.max_novelty = fit_threshold(output.predictions[2], validation.origins)
-        fitted += f", OOD threshold {model.config.max_novelty:.2f}"
+        model.config.min_focus = fit_focus(trainer, validation, output.predictions[3])
+        fitted += f", OOD threshold {model.config.max_novelty:.2f}, focus threshold {model.config.min_focus:.2f}"
     else:
         divide_logits(model, temperature)
     logger.info(f"fitted to {len(validation)} images of validation: {fitted}")
@@ -140,6 +142,21 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     mean, whitening = fit_novelty(torch.cat(statistics).numpy(force=True))
     model.novelty.mean.copy_(torch.from_numpy(mean))
     model.novelty.whitening.copy_(torch.from_numpy(whitening))
+
+
+def fit_focus(trainer: WBCTrainer, validation: CellImages, sharp: np.ndarray) -> float:
+    """Fit the focus threshold to the validation split, blurred and not.
+
+    Args:
+        trainer: Loads the images.
+        validation: The split, of N images.
+        sharp: Their focus, float (N,).
+    """
+    blurred = []
+    for batch in trainer.get_test_dataloader(validation):
+        focus = measure_blurred(batch["pixel_values"])
+        blurred.append(trainer.accelerator.gather_for_metrics(focus).numpy(force=True))
+    return fit_focus_threshold(sharp, np.concatenate(blurred), validation.origins)
 
 
 def logits_of(predictions: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:

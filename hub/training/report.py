@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +44,7 @@ def evaluate_split(
     output, columns, scores = predict_split(trainer, images, names, split)
     logits = logits_of(output.predictions)
     results = {name.removeprefix(f"{split}_"): value for name, value in output.metrics.items()}
-    threshold = getattr(trainer.model.config, "max_novelty", None)
-    accepted = scores["novelty"] <= threshold if scores and threshold is not None else None
+    accepted = accepted_by(trainer.model.config, scores)
     results |= evaluate_logits(logits, output.label_ids, names, columns, seen_fields, accepted)
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir, f"{split}_results.json"), results)
@@ -68,18 +67,28 @@ def predict_split(
 
     Returns:
         The Trainer's output; the columns of the data set that identify an image, N values each; and, of a model with
-        an OOD score, `distance` and `novelty`, float (N,).
+        an OOD score, `distance`, `novelty` and `focus`, float (N,).
     """
     output = trainer.predict(images, metric_key_prefix=split)
     columns = {name: images.dataset[name][:] for name in KNOWN_COLUMNS if name in images.dataset.column_names}
     scores = {}
     if isinstance(output.predictions, tuple):
-        _, scores["distance"], scores["novelty"] = output.predictions
+        _, scores["distance"], scores["novelty"], scores["focus"] = output.predictions
     if trainer.is_world_process_zero():
         shown = {name: map("{:.4f}".format, values) for name, values in scores.items()}
         path = Path(trainer.args.output_dir, f"{split}_predictions.csv")
         write_predictions(path, logits_of(output.predictions), output.label_ids, names, columns | shown)
     return output, columns, scores
+
+
+def accepted_by(config, scores: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Whether images are within the thresholds of novelty and focus: bool (N,), or None without a threshold."""
+    accepted = None
+    if scores and getattr(config, "max_novelty", None) is not None:
+        accepted = scores["novelty"] <= config.max_novelty
+        if config.min_focus is not None:
+            accepted &= scores["focus"] >= config.min_focus
+    return accepted
 
 
 def is_finished(trainer: WBCTrainer) -> bool:

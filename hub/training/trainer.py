@@ -17,6 +17,7 @@ from hub.files import HUB_ERRORS, UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
+from modeling_wbc.focus_wbc import measure_focus
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class WBCTrainer(Trainer):
         self.steps += 1
 
     def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
-        """Predict logits and, with a model that has them, distance and novelty.
+        """Predict logits and, with a model that has them, distance and novelty, and the focus of the images.
 
         Args:
             test_dataset: `CellImages`.
@@ -146,6 +147,13 @@ class WBCTrainer(Trainer):
             ignored = getattr(self.model.config, "keys_to_ignore_at_inference", ())
             ignore_keys = [key for key in ignored if key not in ("distance", "novelty")]
         return super().predict(test_dataset, ignore_keys, metric_key_prefix)
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """Predict a batch; of a model with an OOD score also the focus of its images, behind the novelty."""
+        loss, logits, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if isinstance(logits, tuple) and len(logits) == 3:  # logits, distance and novelty, which `predict` asks for
+            logits = (*logits, measure_focus(inputs["pixel_values"]))
+        return loss, logits, labels
 
     def log(self, logs, start_time=None):
         """Log the means of the parts of the loss beside the loss itself."""

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from matplotlib.font_manager import fontManager
 from PIL import Image
 
+from hub.evaluation.fonts import legible, legible_names
 from hub.evaluation.metrics import WBCMetric
 from hub.evaluation.plots import (
     plot_confusion_matrix,
@@ -11,6 +13,7 @@ from hub.evaluation.plots import (
     plot_reliability,
     plot_runs,
 )
+from tests.made_font import make_font
 
 NAMES = ["EOSINOPHIL", "LYMPHOCYTE", "MONOCYTE", "NEUTROPHIL"]
 LONG_NAMES = [f"immature granulocyte of kind {k} (metamyelocyte)" for k in range(8)]
@@ -199,3 +202,47 @@ def test_labs_are_rows_of_accuracy_and_of_known_images(tmp_path):
         assert bars[0] > 2 * bars[1]  # the legend alone
     with pytest.raises(ValueError, match="got no lab"):
         plot_labs({}, tmp_path / "empty.png")
+
+
+SCRIPTS = ["嗜酸性粒细胞", "нейтрофил", "العربية", "Zelle ß"]
+
+
+@pytest.mark.parametrize("plot", ["confusion matrix", "embeddings", "reliability", "runs"])
+def test_names_in_any_script_are_no_boxes(tmp_path, recwarn, plot):
+    """matplotlib warns of each letter that it has drawn as a box."""
+    path, rng = tmp_path / "plot.png", np.random.default_rng(0)
+    if plot == "confusion matrix":
+        plot_confusion_matrix(results_of(SCRIPTS), SCRIPTS, path, "验证 of данные")
+    elif plot == "embeddings":
+        embedded = {"模型": (rng.normal(size=(40, 4)), np.arange(40) % 4, rng.normal(size=(4, 4)))}
+        plot_embeddings(embedded, SCRIPTS, path)
+    elif plot == "reliability":
+        plot_reliability({name: (rng.random(30), rng.random(30) < 0.5) for name in SCRIPTS[:3]}, path)
+    else:
+        plot_runs({name: [training(3) + evaluation(3)] for name in SCRIPTS}, path)
+    assert not recwarn.list
+    pixels(path)
+
+
+def test_a_name_without_a_font_is_shown_as_its_class(tmp_path, recwarn):
+    private = "\ue123\ue124"
+    assert legible_names(["basophil", private, "нейтрофил"]) == ["basophil", "class 1", "нейтрофил"]
+    assert legible(f"split {private}") == "split ??"
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    plot_confusion_matrix(results_of(["a", "b"]), ["a", private], first, "Test")
+    plot_confusion_matrix(results_of(["a", "b"]), ["a", "class 1"], second, "Test")
+    assert not differ(pixels(first), pixels(second))
+    assert not recwarn.list
+
+
+def test_an_installed_font_shows_letters_that_matplotlibs_own_lacks(tmp_path, recwarn, monkeypatch):
+    name = "\ue123\ue124"
+    make_font(tmp_path / "made.ttf", name)
+    monkeypatch.setattr(fontManager, "ttflist", list(fontManager.ttflist))
+    fontManager.addfont(tmp_path / "made.ttf")
+    assert legible_names(["a", name]) == ["a", name]
+    first, second = tmp_path / "first.png", tmp_path / "second.png"
+    plot_confusion_matrix(results_of(["a", "b"]), ["a", name], first, "Test")
+    plot_confusion_matrix(results_of(["a", "b"]), ["a", name[::-1]], second, "Test")
+    assert differ(pixels(first), pixels(second))  # its letters, and not the same box for each
+    assert not recwarn.list

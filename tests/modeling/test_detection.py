@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torchvision.ops import box_iou
 
 from hub.data.synthetic import draw_field
 from hub.study.detection import find_annotated, recall_and_precision
 from modeling_wbc import WBCImageProcessor
-from modeling_wbc.detection_wbc import connected_components
+from modeling_wbc.detection_wbc import connected_components, without_annotations
 from tests.modeling.scenes import ROUND, TWO, grown, scene
 
 BCCD, PBC = (Path(os.environ[name]) if name in os.environ else None for name in ("WBC_BCCD_DIR", "WBC_PBC_DIR"))
@@ -208,7 +208,62 @@ def test_connected_components_equal_scipys():
         assert len(pairs) == count == len(set(component.tolist()))
 
 
+# Annotated fields
+
+
+def annotated(image, kind, color):
+    """A copy of an image with an annotation beside its cells."""
+    image = image.copy()
+    pen, (width, height) = ImageDraw.Draw(image), image.size
+    if kind == "arrow":
+        pen.line((0.03 * width, 0.9 * height, 0.15 * width, 0.75 * height), fill=color, width=max(2, width // 100))
+    elif kind == "text":
+        pen.text((8, 8), "eosinophil, 40x", fill=color, font=ImageFont.load_default(0.05 * width))
+    elif kind == "scale bar":
+        pen.rectangle((0.7 * width, 0.93 * height, 0.95 * width, 0.96 * height), fill=color)
+    elif kind == "circle":
+        pen.ellipse(
+            (0.02 * width, 0.03 * height, 0.98 * width, 0.97 * height), outline=color, width=max(2, width // 150)
+        )
+    return image
+
+
+INKS = ("#0000ff", "#0000dd", "#ff00ff", "#4000ff", "#ff0000", "#00ff00", "#00ffff", "#000000", "#ffff00")
+
+
+@pytest.mark.parametrize("color", INKS)
+@pytest.mark.parametrize("kind", ["arrow", "text", "scale bar", "circle"])
+def test_annotations_neither_hide_cells_nor_are_cells(kind, color):
+    image, nuclei = scene(TWO)
+    assert_found(annotated(image, kind, color), nuclei, overlap=0.7)
+
+
+def test_annotations_of_a_photograph_saved_as_jpeg_neither_hide_cells_nor_are_cells(tmp_path):
+    image, nuclei = scene([(3 * x, 3 * y, 3 * radius, lobes) for x, y, radius, lobes in TWO], (960, 720))
+    for kind in ("arrow", "text", "scale bar"):
+        annotated(image, kind, "#0000ff").save(tmp_path / "annotated.jpg", quality=95, subsampling=0)
+        with Image.open(tmp_path / "annotated.jpg") as photograph:
+            assert_found(photograph.convert("RGB"), nuclei, overlap=0.7)
+
+
+def test_an_image_without_annotations_stays_as_it_is():
+    for image in (scene(TWO)[0], *(draw_field(label, 3) for label in ("eosinophil", "lymphocyte"))):
+        pixels = np.asarray(image).transpose(2, 0, 1)
+        assert without_annotations(pixels, 1) is pixels
+
+
 # Real fields
+
+
+@needs_bccd
+@needs_pbc
+def test_no_real_image_is_taken_for_annotated():
+    paths = sorted((BCCD / "Original_Images").glob("*.jpg"))[::2] + sorted(PBC.glob("*/*.jpg"))[::100]
+    assert len(paths) > 300
+    for path in paths:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        assert without_annotations(pixels, 1) is pixels, path
 
 
 @needs_bccd

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from hub.data.synthetic import draw_field
-from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor
+from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor, fonts_wbc
+from modeling_wbc.fonts_wbc import has_letters, legible
+from tests.made_font import make_font
 
 EIGHT = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
 
@@ -237,3 +239,52 @@ def test_draws_on_an_image_of_16_bits():
     grey = draw_field("monocyte", 2).convert("L")
     deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
     assert np.array_equal(Field([], EIGHT).draw(deep), grey.convert("RGB"))
+
+
+def test_fields_and_cells_print_in_a_readable_line():
+    field = Field(cells("neutrophil", "neutrophil", "monocyte"), EIGHT)
+    field.cells[2] = dataclasses.replace(field.cells[2], known=False, remark="out of focus", focus=0.5)
+    field.cells[0] = dataclasses.replace(field.cells[0], activation_map=[[0.123456] * 7] * 7, box=(1.4, 2, 3, 4.6))
+    assert str(field) == repr(field) == "<Field: 3 cells: 2 neutrophil, 1 unknown>"
+    assert repr(Field([], EIGHT)) == "<Field: 0 cells>"
+    assert repr(field.cells[0]) == "<Cell: neutrophil 100%, box (1, 2, 3, 5), novelty 1.00>"
+    first = "<Cell: unknown (out of focus), monocyte 100%, box (0, 0, 1, 1), novelty 1.00, focus 0.50>"
+    assert str(field.cells[2]) == first
+    assert "\n" not in repr([field, *field.cells])
+
+
+def drawn_label(name, labels=None):
+    """The picture of a cell's label and box on a white image."""
+    labels = labels or (name, "other")
+    cell = Cell(
+        (60, 100, 600, 200),
+        (0, 0, 1, 1),
+        0.5,
+        name,
+        {label: float(label == name) for label in labels},
+        1,
+        1,
+        True,
+        [[1]],
+    )
+    return np.asarray(Field([cell], labels).draw(Image.new("RGB", (640, 240), "white")))
+
+
+@pytest.mark.parametrize("name", ["нейтрофил", "ηωσινόφιλο", "العربية", "Zelle mit ß und Ø", "嗜酸性粒细胞", "ܐܒܓܕ"])
+def test_a_class_name_in_any_script_is_no_row_of_boxes(name):
+    text, font = legible(name, 24, "class 0")
+    assert text in (name, "class 0")
+    assert has_letters(font, text)
+    if text == "class 0":
+        # As if that were the name: "class 0" is drawn in its place.
+        assert np.array_equal(drawn_label(name), drawn_label("class 0", ("class 0", "other")))
+
+
+def test_a_font_of_the_list_is_taken_for_letters_that_pillows_own_lacks(tmp_path, monkeypatch):
+    make_font(tmp_path / "made.ttf", "嗜酸性粒细胞")
+    monkeypatch.setattr(fonts_wbc, "_FONTS", (str(tmp_path / "missing.ttf"), str(tmp_path / "made.ttf")))
+    text, font = legible("嗜酸性粒细胞", 24, "class 0")
+    assert (text, font.getname()[0]) == ("嗜酸性粒细胞", "Made")
+    assert not has_letters(font, "中")
+    assert legible("嗜中", 24, "class 0")[0] == "class 0"
+    assert not np.array_equal(drawn_label("嗜酸性粒细胞"), drawn_label("class 0"))

@@ -20,6 +20,8 @@ FOLDER = {
     "configuration_wbc.py",
     "detection_wbc.py",
     "field_wbc.py",
+    "focus_wbc.py",
+    "fonts_wbc.py",
     "image_processing_wbc.py",
     "loss_wbc.py",
     "model.safetensors",
@@ -27,6 +29,7 @@ FOLDER = {
     "norm_wbc.py",
     "novelty_wbc.py",
     "output_wbc.py",
+    "pipeline_wbc.py",
     "pretrained_wbc.py",
     "preprocessor_config.json",
 }
