@@ -233,7 +233,7 @@ def test_stages_are_counted_within_their_type():
 
     cells = [cell("neutrophil", "band"), cell("neutrophil", "segmented"), cell("neutrophil", "segmented")]
     cells += [cell("eosinophil", None), cell("neutrophil", "band", known=False)]
-    field = Field(cells, ("eosinophil", "monocyte", "neutrophil"), STAGES)
+    field = Field(cells, ("eosinophil", "monocyte", "neutrophil"), stages=STAGES)
     assert field.stage_counts == {
         "neutrophil": {"band": 1, "segmented": 2},
         "monocyte": {"promonocyte": 0, "mature": 0, "activated": 0},
