@@ -97,7 +97,7 @@ def _dataset(commands) -> None:
     group = commands.add_parser("dataset", help="build a data set from raw images, audit its labels, publish it")
     actions = group.add_subparsers(metavar="ACTION", required=True)
     build = _add(actions, "build", "raw folders or the publisher's archive -> a saved DatasetDict", _run_build)
-    help = "a lab; `folder`, your own images; `union`, several labs under eight types (`blood8`: bccd and pbc)"
+    help = f"{', '.join(LABS)}; `folder`, your images; `union`, labs under eight types (`blood8`: bccd and pbc)"
     build.add_argument("name", choices=(*LABS, "folder", "union", "blood8"), metavar="NAME", help=help)
     origin = build.add_mutually_exclusive_group()
     _folder(origin, "--source", "the raw images of one lab as published, or your own, one folder for each class")
