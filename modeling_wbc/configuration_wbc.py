@@ -1,7 +1,6 @@
 """Configuration of the IBN-ResNet34 white-blood-cell classifier."""
 
 import itertools
-from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from transformers import ResNetConfig
@@ -116,9 +115,8 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
         if self.min_focus is not None and not self.min_focus > 0:
             raise ValueError(f"min_focus must be above 0 or None, got {self.min_focus}")
-        stages, attributes = self.stages or {}, self.attributes or {}
-        _check_names("stages", stages.values(), list(itertools.chain(*stages.values())))
-        _check_names("attributes", attributes.values())
+        _check_names("stages", self.stages or {}, over_all=True)
+        _check_names("attributes", self.attributes or {}, over_all=False)
 
     @property
     def active_stages(self) -> dict[str, list[str]]:
@@ -131,12 +129,12 @@ class WBCConfig(ResNetConfig):
         return (self.attributes or {}) if self.attribute_loss_weight else {}
 
 
-def _check_names(what: str, lists: Iterable[list[str]], together: Sequence[str] = ()) -> None:
-    """Raise ValueError if one of the lists is empty, or if it, or `together`, holds a name twice."""
-    for names in lists:
-        if not names:
-            raise ValueError(f"{what} must have one name or more in each list")
-    for names in (*lists, together):
+def _check_names(what: str, lists: dict[str, list[str]], over_all: bool) -> None:
+    """Raise ValueError unless `lists` holds lists of names, none twice in one or, with `over_all`, in all of them."""
+    if not isinstance(lists, dict) or not all(isinstance(names, list | tuple) and names for names in lists.values()):
+        raise ValueError(f"{what} must be a dict of lists of one name or more, got {lists!r}")
+    together = list(itertools.chain(*lists.values())) if over_all else []
+    for names in (*lists.values(), together):
         if len(set(names)) < len(names):
             raise ValueError(f"{what} must have different names, got {list(names)}")
 

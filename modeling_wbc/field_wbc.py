@@ -1,7 +1,7 @@
 """Analysis of whole images: the cells of a field, their differential count, and a picture of both."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -200,7 +200,9 @@ def analyze_images(
     Raises:
         ValueError: if an image cannot be read; the message names the file.
     """
-    one = isinstance(images, (str, np.ndarray, Tensor)) or hasattr(images, "read") or not isinstance(images, Iterable)
+    # Of these, a path, bytes, a row of a data set and an array can be iterated, too.
+    single = (str, bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor)
+    one = isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     stages = {label: names for label, names in model.config.active_stages.items() if label in labels}
     fields, crops = [], []

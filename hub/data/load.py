@@ -137,6 +137,7 @@ def _load_plain(path: Path) -> DatasetDict:
         if nested:
             raise UserError(f"{path} holds the split folder {nested} too deep; name the folder {nested.parent}")
         splits = {"train": ["**"]}
+    _check_names(path)
     in_order = {split: splits[split] for split in dict.fromkeys(SPLIT_OF_FOLDER.values()) if split in splits}
     try:
         return datasets.load_dataset("imagefolder", data_dir=str(path), data_files=in_order)
@@ -145,6 +146,16 @@ def _load_plain(path: Path) -> DatasetDict:
             f"{path} is neither a saved data set nor a folder of images laid out <class>/<file> or "
             f"<split>/<class>/<file> ({one_line(error)})"
         ) from error
+
+
+def _check_names(path: Path) -> None:
+    """Raise `UserError` for a name below a folder that is no UTF-8, which `datasets` cannot keep in its tables."""
+    for file in path.rglob("*"):
+        try:
+            file.name.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(file).decode(errors="backslashreplace")
+            raise UserError(f"the name of {shown} is no valid UTF-8; rename the file") from error
 
 
 def _walk(folder: Path) -> Iterator[Path]:

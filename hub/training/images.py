@@ -152,6 +152,8 @@ def only_of(dataset: DatasetDict, train_on: str | None = None, leave_out: str | 
         UserError: The training split has no such lab, or no row of a split remains.
     """
     kept = dict(dataset)
+    if (train_on or leave_out) and "train" not in dataset:
+        raise UserError("--train_on and --leave_out choose labs to train on, and the dataset has no split `train`.")
     for flag, lab, keeps in (("--train_on", train_on, np.equal), ("--leave_out", leave_out, np.not_equal)):
         if lab is None:
             continue

@@ -106,6 +106,8 @@ def is_finished(trainer: WBCTrainer) -> bool:
     evaluated = any((folder / f"{split}_results.json").is_file() for split in EVALUATED_SPLITS)
     if not steps or steps < trainer.planned_steps() or (args.do_eval and not evaluated):
         return False
+    if args.push_to_hub or (args.do_predict and not (folder / "test_predictions.csv").is_file()):
+        return False  # what is left of it, such as a push that broke off, starts from the last checkpoint
     logger.warning(
         f"the run in {folder} is finished, with {steps} steps: nothing is trained or written. Train further with a "
         f"larger --num_train_epochs, or evaluate it with --do_eval --model_name_or_path {folder}."

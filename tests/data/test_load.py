@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from PIL import Image as PILImage
 
 from hub.data.bccd import BCCD_CLASSES, build_bccd
 from hub.data.columns import class_counts, features
@@ -239,3 +240,13 @@ def test_an_unreachable_hub_data_set_is_explained(monkeypatch):
 def test_training_does_without_opencv():
     code = "import sys, train; sys.exit('cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+def test_a_name_that_is_no_text_is_told(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        PILImage.new("RGB", (8, 8)).save(tmp_path / name / "good.png")
+    (tmp_path / "a" / "good.png").rename(tmp_path / "a" / os.fsdecode(b"pr\xe9p.png"))
+    with pytest.raises(UserError, match=r"pr\\xe9p.png is no valid UTF-8; rename the file"):
+        load(tmp_path)

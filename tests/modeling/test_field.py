@@ -288,3 +288,11 @@ def test_a_font_of_the_list_is_taken_for_letters_that_pillows_own_lacks(tmp_path
     assert not has_letters(font, "中")
     assert legible("嗜中", 24, "class 0")[0] == "class 0"
     assert not np.array_equal(drawn_label("嗜酸性粒细胞"), drawn_label("class 0"))
+
+
+def test_encoded_bytes_and_rows_are_one_image(model, tmp_path):
+    draw_field("monocyte", 3).save(tmp_path / "cell.png")
+    content = (tmp_path / "cell.png").read_bytes()
+    expected = model.analyze(tmp_path / "cell.png")
+    for image in (content, bytearray(content), {"bytes": content, "path": None}):
+        assert model.analyze(image) == expected

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
 
 from hub.data.synthetic import draw_field
-from modeling_wbc import Cell, Field, WBCForImageClassification, WBCImageProcessor, WBCModel
+from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor, WBCModel
 from modeling_wbc.heads_wbc import LabelLoss
 from tests.modeling.builders import images, tiny_config, tiny_model
 
@@ -290,3 +290,9 @@ def test_two_processes_have_the_gradient_of_the_joined_batch(tmp_path):
         torch.testing.assert_close(gradient, head.weight.grad)
         losses.append(loss.item())
     assert sum(losses) / 2 == pytest.approx(joined.item())
+
+
+@pytest.mark.parametrize("names", [{"neutrophil": "band"}, {"neutrophil": []}, ["band"]])
+def test_stages_that_are_no_lists_of_names_are_refused(names):
+    with pytest.raises(ValueError, match="stages must be a dict of lists"):
+        WBCConfig(stages=names)

@@ -160,3 +160,10 @@ def test_a_lab_that_is_not_there_or_the_only_one_is_named(blood, data):
         only_of(only_of(load(blood), "bccd"), leave_out="pbc")
     with pytest.raises(UserError, match=r"--leave_out bccd leaves no image in the split (train|validation)"):
         only_of(load(blood), "bccd", "bccd")
+
+
+def test_labs_are_chosen_of_a_training_split_alone(blood):
+    dataset = load(blood)
+    del dataset["train"]
+    with pytest.raises(UserError, match="has no split `train`"):
+        only_of(dataset, leave_out="pbc")
