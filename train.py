@@ -37,7 +37,7 @@ from hub.training.augmentation import AUGMENTATIONS, OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
 from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
 from hub.training.heads import head_names
-from hub.training.images import CellImages, only_of
+from hub.training.images import CellImages, only_of, without_single_lab
 from hub.training.process import set_up_process
 from hub.training.report import (
     command_line,
@@ -140,7 +140,7 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[
             check_trainable(dataset)
     needs_train = args.do_train or args.calibrate
     check_splits(dataset, data_args.dataset_name, train=needs_train, test=bool(args.do_predict))
-    dataset = only_of(dataset, data_args.train_on, data_args.leave_out)
+    dataset = without_single_lab(only_of(dataset, data_args.train_on, data_args.leave_out))
     cut = None
     if needs_train:
         dataset, cut = cut_validation(dataset, data_args.validation_split, args.seed)

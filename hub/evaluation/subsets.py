@@ -39,14 +39,14 @@ def evaluate_logits(
         over photographs; with `accepted`, `kept`, the in-distribution acceptance, which is its mean; `label_names`;
         `num_images`; and `subsets`, the same for each subset by its name, with its `title`:
 
-        - each lab by its name, where the split has images of several;
+        - each lab by its name, where the split has the column `lab`;
         - `<K>_classes`, where only K classes occur: only these are answers, as for a user who can rule out the others;
         - `<K>_shared_classes`, where all labs have images of only K classes: the images of these classes, and
           only these are answers;
         - `without_doubtful_labels`, without the photographs that the label audit doubts;
         - `without_seen_fields`, without the images of `seen_fields`.
 
-        If the split has several labs, each has the last four, with its name in front: `bccd_4_classes`.
+        With a column `lab`, each lab has the last four, with its name in front: `bccd_4_classes`.
 
     Raises:
         ValueError: A class id is out of range, or lengths differ.
@@ -102,7 +102,7 @@ def _subsets(
     wholes = [("", "", every_row)]
     found = []
     labs = list(dict.fromkeys(columns.get("lab", ())))
-    if len(labs) > 1:
+    if labs:
         origin = np.array(columns["lab"])
         wholes = [(f"{name}_", f"{name}, ", every_row[origin == name]) for name in labs]
         found = [(prefix[:-1], prefix[:-1], rows, every_class) for prefix, _, rows in wholes]

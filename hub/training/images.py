@@ -166,3 +166,12 @@ def only_of(dataset: DatasetDict, train_on: str | None = None, leave_out: str | 
                 raise UserError(f"{flag} {lab} leaves no image in the split {split}; name another lab.")
             kept[split] = kept[split].select(rows)
     return DatasetDict(kept)
+
+
+def without_single_lab(dataset: DatasetDict) -> DatasetDict:
+    """Return the splits, without the column `lab` if all are of one: its figures would repeat those of the whole."""
+    if len({name for split in dataset.values() for name in origins(split, "lab")}) > 1:
+        return dataset
+    return DatasetDict(
+        {name: split.remove_columns(sorted({"lab"} & {*split.column_names})) for name, split in dataset.items()}
+    )
