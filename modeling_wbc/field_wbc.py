@@ -14,8 +14,9 @@ from transformers.image_utils import ImageInput
 from .configuration_wbc import WBCConfig
 from .focus_wbc import measure_focus
 from .fonts_wbc import legible
-from .image_processing_wbc import WBCImageProcessor, upright_rgb
+from .image_processing_wbc import WBCImageProcessor
 from .output_wbc import WBCImageClassifierOutput
+from .reading_wbc import upright_rgb
 
 # Classes of a model that a differential count of white cells leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
