@@ -10,7 +10,6 @@ The output folder holds the model as `from_pretrained` reads it, `test_results.j
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 import joblib
@@ -24,20 +23,14 @@ from hub.data.union import check_trainable
 from hub.evaluation.metrics import WBCMetric
 from hub.files import UserError
 from hub.publish.model_card import write_report
-from hub.study.baselines import (
-    BASELINES,
-    baseline_of,
-    describe_baseline,
-    divide_logits,
-    load_baseline,
-    normalization_of,
-)
-from hub.training.arguments import IMAGENET_WEIGHTS, DataArguments, ModelArguments, WBCTrainingArguments
-from hub.training.augmentation import AUGMENTATIONS, OOD_STAIN_JITTER
+from hub.study.baselines import describe_baseline, divide_logits, normalization_of
+from hub.study.networks import NetworkArguments, imagenet_weights_of, load_network
+from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
+from hub.training.augmentation import OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
 from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
-from hub.training.heads import head_names
 from hub.training.images import CellImages, only_of, without_single_lab
+from hub.training.preparation import prepare_crops, training_images, views_of
 from hub.training.process import set_up_process
 from hub.training.report import (
     command_line,
@@ -50,24 +43,8 @@ from hub.training.report import (
 )
 from hub.training.splits import EVALUATED_SPLITS, check_splits, cut_validation, has_evaluated_split
 from hub.training.trainer import WBCTrainer, checkpoint_to_resume
-from hub.training.weights import base_weights, config_overrides, load_image_processor, load_model, loading_weights
+from hub.training.weights import base_weights, load_image_processor
 from modeling_wbc import WBCForImageClassification, WBCImageProcessor
-
-PAPER_NETWORK = "ibn-resnet34"
-
-
-@dataclass
-class NetworkArguments(ModelArguments):
-    """ModelArguments with the choice of a baseline."""
-
-    architecture: str | None = field(
-        default=None,
-        metadata={
-            "choices": [PAPER_NETWORK, *BASELINES],
-            "help": f"The network: the paper's, or a baseline, trained with cross entropy alone; baselines need timm. "
-            f"Default: that of the weights, or '{PAPER_NETWORK}'.",
-        },
-    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,6 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
     trainer = build_trainer(model, image_processor, dataset, images, names, model_args, data_args, args)
     if is_finished(trainer):
         return
+    if args.do_train:
+        prepare_crops(trainer, data_args, fit_stain=resume is None)
     metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
     if args.calibrate or (args.do_train and "validation" in dataset):
@@ -149,38 +128,6 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[
     return dataset, cut
 
 
-def imagenet_weights_of(architecture: str | None) -> str:
-    """Return the Hub id of an architecture's ImageNet weights."""
-    return BASELINES[architecture].weights if architecture in BASELINES else IMAGENET_WEIGHTS
-
-
-def load_network(args: NetworkArguments, source: str | None, dataset: DatasetDict, do_train: bool) -> PreTrainedModel:
-    """Load the paper's network, or the baseline that `--architecture` or the weights name.
-
-    Args:
-        args: The architecture and its settings.
-        source: The weights, by folder or id; None for random ones.
-        dataset: Names the classes, stages and attributes; baselines leave out the last two.
-        do_train: Whether the model is trained, so that a new classifier is allowed.
-
-    Raises:
-        UserError: The weights cannot be loaded, or do not match the architecture or the classes.
-    """
-    names = next(iter(dataset.values())).features["label"].names  # the same in every split
-    if source is None and not do_train:
-        raise UserError("without training, name the folder of a trained model as --model_name_or_path.")
-    with loading_weights(source):
-        held = None if source is None else baseline_of(source)
-        architecture = args.architecture or held or PAPER_NETWORK
-        if architecture in BASELINES:
-            if others := sorted(config_overrides(args).keys() - {"image_size"}):
-                raise UserError(f"--{others[0]} belongs to {PAPER_NETWORK}; leave it out for {architecture}.")
-            return load_baseline(architecture, source, names, args.image_size, do_train)
-        if held is not None:
-            raise UserError(f"{source} holds {held}, which --architecture {PAPER_NETWORK} does not start from.")
-        return load_model(args, source, names, do_train, head_names(dataset, do_train))
-
-
 def build_trainer(
     model: PreTrainedModel,
     image_processor: WBCImageProcessor,
@@ -211,7 +158,7 @@ def build_trainer(
     memory_format = torch.channels_last if model_args.channels_last else torch.contiguous_format
     metric = WBCMetric(keep_in_memory=True)
     sgd = (torch.optim.SGD, {"lr": args.learning_rate, "momentum": args.momentum})
-    train_images = images(dataset["train"], augment=AUGMENTATIONS[data_args.augment]) if args.do_train else None
+    train_images = training_images(images, dataset["train"], data_args) if args.do_train else None
     with refusing_arguments():
         trainer = WBCTrainer(
             model=model.to(memory_format=memory_format),
@@ -225,6 +172,8 @@ def build_trainer(
             optimizer_cls_and_kwargs=sgd if args.optim == "sgd" else None,
             memory_format=memory_format,
             balanced=data_args.balanced,
+            balance=data_args.balance,
+            views=views_of(train_images, model.config.image_size),
         )
     check_trainer(trainer)
     return trainer

@@ -37,6 +37,8 @@ class WBCConfig(ResNetConfig):
             [`HardMinedCenterLoss`].
         image_size (`int`, defaults to 224): height and width in pixels of the network's input. The image processor
             saved with the model resizes to it.
+        stain_size (`int`, defaults to 0): height and width in pixels of the thumbnail that a [`StainNormalizer`]
+            before the ResNet reads, at least 0. With 0, there is none.
         temperature (`float`, defaults to 1.0): divisor of the classifier's scores, above 0, which calibrates the
             softmax of the logits (Guo et al. 2017). Fitted after training.
         max_novelty (`float`, *optional*): OOD threshold, above 0: `analyze` marks an image with a larger
@@ -82,6 +84,7 @@ class WBCConfig(ResNetConfig):
     center_loss_alpha: float = 0.5
     mining: str = "batch"
     image_size: int = 224
+    stain_size: int = 0
     temperature: float = 1.0
     max_novelty: float | None = None
     min_focus: float | None = None
@@ -104,7 +107,8 @@ class WBCConfig(ResNetConfig):
         for name, allowed in (("norm_layout", NORM_LAYOUTS), ("mining", MINING)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("center_loss_weight", "center_loss_margin", "stage_loss_weight", "attribute_loss_weight"):
+        weights = ("center_loss_weight", "center_loss_margin", "stage_loss_weight", "attribute_loss_weight")
+        for name in (*weights, "stain_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.center_loss_alpha <= 1:

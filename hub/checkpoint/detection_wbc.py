@@ -17,7 +17,8 @@ NUCLEUS_MARGIN = 0.15  # a cell's box reaches beyond its nucleus on each side by
 
 # Stain.
 _MIN_EDGE_STAIN = 0.15  # at the edge of a nucleus, in the palest image
-_MIN_MEAN_STAIN = 0.2  # of a nucleus, in the palest image
+_MIN_MEAN_STAIN = 0.2  # of a nucleus, in the palest image,
+_MIN_PALE_STAIN = 0.16  # unless it is so wide that it can be neither a platelet nor the rim of a red cell
 _NUCLEUS_SHARE = 0.5  # of the strongest stain of the image: the edge of a nucleus
 _CELL_SHARE = 0.35  # of the nucleus's threshold: the edge of a connected cell
 # Green light, as a share of the background's.
@@ -35,6 +36,7 @@ _MIN_OPEN = 0.3  # and if more than this share of the notches beside the waist s
 # Sizes.
 _MIN_AREA = 0.15  # nuclei with less than this share of the typical area are platelets, or slivers at the border
 _MIN_WIDTH = 0.5  # narrower nuclei than this share of a red cell are platelets, even in a field without white cells,
+_PALE_WIDTH = 0.8  # of a red cell: the least width of a pale nucleus
 _SINGLE_WIDTH = 1 / 12  # unless they are wider than this share of the image, which then shows a single platelet
 
 
@@ -59,7 +61,8 @@ def detect_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
     if len(nuclei) == 0:
         return torch.zeros(0, 4), torch.zeros(0)
     typical_area = _typical_size(nuclei[:, 4])
-    nuclei = nuclei[(nuclei[:, 4] >= _MIN_AREA * typical_area) & (nuclei[:, 5] >= _MIN_MEAN_STAIN)]
+    nuclei = nuclei[nuclei[:, 4] >= _MIN_AREA * typical_area]
+    nuclei = nuclei[~_too_pale(nuclei, stain, light)]
 
     low, high, area, mean_stain = nuclei[:, :2], nuclei[:, 2:4], nuclei[:, 4], nuclei[:, 5]
     end = np.array(stain.shape[::-1])
@@ -196,6 +199,16 @@ def _measure_nuclei(stain: np.ndarray, light: np.ndarray, threshold: float) -> n
     if small.any():  # the width of red cells takes time to measure
         nuclei = nuclei[~(small & (width < _MIN_WIDTH * _red_cell_width(stain, light)))]
     return nuclei
+
+
+def _too_pale(nuclei: np.ndarray, stain: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Whether each of the nuclei (N, 6) has too little stain for its width: a mask (N,)."""
+    pale = nuclei[:, 5] < _MIN_MEAN_STAIN
+    wide = pale & (nuclei[:, 5] >= _MIN_PALE_STAIN)
+    if wide.any():
+        sides = nuclei[:, 2:4] - nuclei[:, :2]
+        wide &= sides.min(1) >= max(_PALE_WIDTH * _red_cell_width(stain, light), _SINGLE_WIDTH * min(stain.shape))
+    return pale & ~wide
 
 
 def _segment_cells(

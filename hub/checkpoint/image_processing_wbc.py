@@ -15,6 +15,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells
+from .illumination_wbc import correct_illumination
 from .reading_wbc import read_image, rgb_pixels, upright_rgb
 
 
@@ -23,6 +24,7 @@ class WBCImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-a
 
     # Saved in `preprocessor_config.json` as `window_*`, since `crop_size` is transformers' own name for the size in
     # pixels of a centre crop.
+    do_correct_illumination: bool
     do_find_cell: bool
     window_size: int | float
     window_unit: str
@@ -40,6 +42,9 @@ class WBCImageProcessor(ViTImageProcessor):
     that they were made of, with `do_rescale` and without it.
 
     Args:
+        do_correct_illumination (`bool`, defaults to `True`): whether to divide the image by its own background before
+            anything else, so that lamp, exposure and vignette do not matter, see `illumination_wbc.py`. A processor
+            that was saved without this entry has it off.
         do_find_cell (`bool`, defaults to `True`): whether to crop the image to a cell.
         window_size (`float`, defaults to 2.0): side of the crop, in units of `window_unit`, above 0.
         window_unit (`str`, defaults to `"nucleus"`): `"nucleus"`, the longer side of the nucleus with all its lobes,
@@ -55,6 +60,7 @@ class WBCImageProcessor(ViTImageProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     do_convert_rgb = True
+    do_correct_illumination = True
     do_find_cell = True
     window_size = 2.0
     window_unit = "nucleus"
@@ -78,7 +84,7 @@ class WBCImageProcessor(ViTImageProcessor):
         Raises:
             ValueError: if the image has another shape, no pixels, or values out of range.
         """
-        return detect_cells(self._tensor(image).numpy(force=True))
+        return detect_cells(self._corrected(image).numpy(force=True))
 
     def fetch_images(self, image_url_or_urls):
         """Read an image, or a list of images.
@@ -127,9 +133,10 @@ class WBCImageProcessor(ViTImageProcessor):
             crop_boxes: (N, 4), as [`~WBCImageProcessor.crop_boxes`] returns them.
 
         Returns:
-            N tensors (3, S, S) uint8, S being the side in pixels of each square, at least 1.
+            N tensors (3, S, S) uint8, S being the side in pixels of each square, at least 1. Their illumination is
+            corrected if `do_correct_illumination` is set, so call the processor on them without it.
         """
-        return self._crop(self._tensor(image), crop_boxes)
+        return self._crop(self._corrected(image), crop_boxes)
 
     @staticmethod
     def _crop(image: Tensor, crop_boxes: Tensor) -> list[Tensor]:
@@ -156,28 +163,29 @@ class WBCImageProcessor(ViTImageProcessor):
             `pixel_values` (N, 3, H, W), `boxes` and `crop_boxes` (N, 4) and `scores` (N,), all float32. Without
             `do_find_cell` there is one cell, the whole image, with score 1.
         """
-        image = self._tensor(image)
+        image = self._corrected(image)
         if self.do_find_cell:
-            boxes, scores = self.find_cells(image)
+            boxes, scores = detect_cells(image.numpy(force=True))
             crop_boxes = self.crop_boxes(boxes)
-            crops = self.crop(image, crop_boxes)
+            crops = self._crop(image, crop_boxes)
         else:
             crop_boxes = boxes = torch.tensor([[0.0, 0, image.shape[2], image.shape[1]]])
             scores, crops = torch.ones(1), [image]
         if crops:
             # The format is given, since it cannot be inferred of a crop that is three pixels high and wide.
             form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
-            pixel_values = self(crops, do_find_cell=False, **form)["pixel_values"]
+            pixel_values = self(crops, do_find_cell=False, do_correct_illumination=False, **form)["pixel_values"]
         else:
             pixel_values = torch.zeros(0, 3, self.size["height"], self.size["width"])
         return BatchFeature({"pixel_values": pixel_values, "boxes": boxes, "crop_boxes": crop_boxes, "scores": scores})
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs):
-        """A processor from its saved configuration; that of another class is read with `do_find_cell=False`."""
+        """A processor from its saved configuration; what that leaves out is off, as its model was trained without."""
         # Other processors know no detector: their models were trained on whole images.
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
             image_processor_dict = {**image_processor_dict, "do_find_cell": False}
+        image_processor_dict = {"do_correct_illumination": False, **image_processor_dict}
         return super().from_dict(image_processor_dict, **kwargs)
 
     def process_image(
@@ -205,6 +213,11 @@ class WBCImageProcessor(ViTImageProcessor):
         """One image as a tensor (3, H, W) uint8."""
         return torch.as_tensor(self.process_image(self.fetch_images(image)))
 
+    def _corrected(self, image: ImageInput) -> Tensor:
+        """One image as a tensor (3, H, W) uint8, its illumination corrected if this processor does so."""
+        image = self._tensor(image)
+        return correct_illumination(image) if self.do_correct_illumination else image
+
     def _standardize_kwargs(self, **kwargs) -> dict:
         size, unit = kwargs.get("window_size"), kwargs.get("window_unit")
         if size is not None and not size > 0:
@@ -213,14 +226,34 @@ class WBCImageProcessor(ViTImageProcessor):
             raise ValueError(f"window_unit must be 'nucleus' or 'pixel', got {unit!r}")
         return super()._standardize_kwargs(**kwargs)
 
-    def _preprocess(self, images, do_find_cell: bool, window_size: float, window_unit: str, **kwargs) -> BatchFeature:
+    def _preprocess(
+        self,
+        images,
+        do_correct_illumination: bool,
+        do_find_cell: bool,
+        window_size: float,
+        window_unit: str,
+        **kwargs,
+    ) -> BatchFeature:
+        if do_correct_illumination:
+            images = [self._with_corrected_light(image) for image in images]
         if do_find_cell:
             images = [self._crop_foremost_cell(image, window_size, window_unit) for image in images]
         return super()._preprocess(images, **kwargs)
 
+    @staticmethod
+    def _with_corrected_light(image):
+        """Correct an image, a tensor or an array, uint8 or floats in [0, 1], which stay what they are."""
+        pixels = torch.as_tensor(image)
+        if pixels.dtype == torch.uint8:
+            pixels = correct_illumination(pixels)
+        else:
+            pixels = correct_illumination((pixels * 255).round().to(torch.uint8)).to(pixels.dtype) / 255
+        return pixels if isinstance(image, Tensor) else pixels.numpy()
+
     def _crop_foremost_cell(self, image, window_size: float, window_unit: str):
         """Crop an image, a tensor or an array, to its foremost cell; without cells it stays whole."""
-        boxes, _ = self.find_cells(image)
+        boxes, _ = detect_cells(self._tensor(image).numpy(force=True))
         if len(boxes) == 0:
             return image
         (crop,) = self._crop(torch.as_tensor(image), self.crop_boxes(boxes[:1], window_size, window_unit))

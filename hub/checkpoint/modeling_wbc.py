@@ -24,6 +24,7 @@ from .norm_wbc import InstanceBatchNorm2d
 from .novelty_wbc import SmearNovelty
 from .output_wbc import WBCImageClassifierOutput
 from .pretrained_wbc import WBCPreTrainedModel
+from .stain_wbc import StainNormalizer
 
 logger = logging.get_logger(__name__)
 
@@ -33,7 +34,7 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
 
     Parameters, buffers and state dict are those of [`transformers.ResNetModel`], so that
     `WBCModel.from_pretrained("microsoft/resnet-34")` starts from ImageNet weights; `"ibn-b"` and `"ibn-in"` add their
-    instance norms as `activation.normalization`.
+    instance norms as `activation.normalization`, and `config.stain_size` a [`StainNormalizer`] as `stain`.
     """
 
     # Head weights, ignored when loading the backbone.
@@ -41,6 +42,7 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
 
     def __init__(self, config: WBCConfig):
         super().__init__(config)
+        self.stain = StainNormalizer(config.stain_size) if config.stain_size else None
         layout, num_stages = config.norm_layout, len(self.encoder.stages)
         for index, stage in enumerate(self.encoder.stages):
             if layout in ("ibn", "ibn-in") or (layout == "ibn-a" and index < num_stages - 1):
@@ -77,6 +79,8 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
             raise ValueError(
                 f"pixel_values must have shape (N, {self.config.num_channels}, H, W), got {tuple(pixel_values.shape)}"
             )
+        if self.stain is not None:
+            pixel_values = self.stain(pixel_values)
         return super().forward(pixel_values, output_hidden_states=output_hidden_states, return_dict=True)
 
 

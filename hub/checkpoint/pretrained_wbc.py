@@ -18,6 +18,7 @@ from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
 from .novelty_wbc import SmearNovelty
 from .pipeline_wbc import CUSTOM_PIPELINES
+from .stain_wbc import StainNormalizer
 
 logger = logging.get_logger(__name__)
 
@@ -62,6 +63,8 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         elif isinstance(module, SmearNovelty):
             init.zeros_(module.mean)
             init.zeros_(module.whitening)
+        elif isinstance(module, StainNormalizer):
+            module.reset_parameters()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, output_loading_info: bool = False, **kwargs):

@@ -14,6 +14,7 @@ from modeling_wbc.configuration_wbc import MINING, NORM_LAYOUTS
 
 IMAGENET_WEIGHTS = "microsoft/resnet-34"
 PAPER_BATCH_SIZE = 128
+MIXED = "mixed"  # the augmentation of stored crops
 
 
 def _switch(text: str) -> Any:
@@ -45,9 +46,10 @@ class DataArguments:
     augment: str = field(
         default="paper",
         metadata={
-            "choices": list(AUGMENTATIONS),
+            "choices": [*AUGMENTATIONS, MIXED],
             "help": "Augmentation of the training images: 'paper' flips them and rotates them by any angle; 'strong' "
-            "also varies stain and light.",
+            "also varies stain and light; 'mixed', for crops of cells, also mixes the stains at random and varies "
+            "place, size and camera, on the device and on crops that are cut out once.",
         },
     )
     find_cell: bool | None = field(
@@ -78,6 +80,20 @@ class DataArguments:
         metadata={
             "help": "Whether to sample the training images evenly over labs, then classes, then photographs, as "
             "far as the dataset has these columns; an epoch draws as many as there are, with replacement."
+        },
+    )
+    balance: float = field(
+        default=1.0,
+        metadata={
+            "help": "How evenly --balanced draws: the exponent of its probabilities, from 0, each image as often as "
+            "any other, to 1."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "The folder of a teacher that `python -m hub teacher` trained, from whose answers about the crops "
+            "of --augment mixed the network learns beside the labels. Default: none."
         },
     )
 
@@ -134,6 +150,13 @@ class ModelArguments:
         metadata={
             "help": "Height and width in pixels of the network's input. Default: that of the weights, or 224, "
             "of Inception and Xception 299."
+        },
+    )
+    stain_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Height and width in pixels of the thumbnail of the stain normaliser before the network, which is "
+            "fitted before a training with --augment mixed; 0 for none. Default: that of the weights, or 0."
         },
     )
     channels_last: bool = field(

@@ -58,6 +58,8 @@ _RANGES = (
         )
     ),
     Range(("validation_split", "label_smoothing_factor", "adam_beta1", "adam_beta2"), below=1),
+    Range(("balance",), below=1.0000001),
+    Range(("stain_size",)),
     Range(("seed", "data_seed"), below=2**32),
 )
 # Arguments that a classifier of images has no use for, or whose effect its results do not survive.

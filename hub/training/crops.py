@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class CropImages(CellImages):
         **kwargs: Likewise.
     """
 
-    def __init__(self, *args, folder: str | os.PathLike | None = None, **kwargs):
+    def __init__(self, *args: Any, folder: str | os.PathLike | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.folder = Path(folder or Path(datasets_config.HF_DATASETS_CACHE, "wbc_crops"))
         self.crops: np.ndarray | None = None

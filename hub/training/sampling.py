@@ -20,10 +20,11 @@ class BalancedSampler(torch.utils.data.WeightedRandomSampler):
 
     Args:
         images: The training images.
+        balance: See `balanced_weights`.
     """
 
-    def __init__(self, images: CellImages):
-        super().__init__(balanced_weights(images.dataset), len(images), generator=torch.Generator())
+    def __init__(self, images: CellImages, balance: float = 1.0):
+        super().__init__(balanced_weights(images.dataset, balance), len(images), generator=torch.Generator())
         self.images = images
 
     def __iter__(self) -> Iterator[int]:
@@ -31,11 +32,16 @@ class BalancedSampler(torch.utils.data.WeightedRandomSampler):
         yield from super().__iter__()
 
 
-def balanced_weights(dataset: Dataset) -> np.ndarray:
+def balanced_weights(dataset: Dataset, balance: float = 1.0) -> np.ndarray:
     """Return the probability (N,) float64 of each row when each level is drawn uniformly within the one above.
 
     The levels are the columns `lab`, `label` and `photograph`, as far as they exist, and the row. A row without a
     value counts as a value of its own.
+
+    Args:
+        dataset: N rows.
+        balance: Exponent in [0, 1] of that probability: 1 draws labs evenly, 0 draws rows evenly, and with 0.5, the
+            share of a lab lies between both, as its geometric mean.
     """
     levels = [name for name in ("lab", "label", "photograph") if name in dataset.column_names]
     rows = np.arange(len(dataset))
@@ -46,4 +52,5 @@ def balanced_weights(dataset: Dataset) -> np.ndarray:
     weights = np.full(len(rows), 1 / table[levels[0]].nunique())
     for depth, level in enumerate([*levels[1:], "row"], 1):
         weights *= 1 / table.groupby(levels[:depth])[level].transform("nunique").to_numpy()
-    return weights
+    weights = weights**balance
+    return weights / weights.sum()

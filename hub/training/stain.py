@@ -3,13 +3,11 @@
 import logging
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from hub.training.crops import CropImages
 from hub.training.sampling import balanced_weights
-from hub.training.views import CellViews, mix_stains, optical_density
+from hub.training.views import CellViews, mix_stains, optical_density, to_light, to_pixel_values
 from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.stain_wbc import StainNormalizer
 
@@ -43,7 +41,7 @@ def fit_stain_normalizer(
         The mean loss of the last tenth of the steps, as a share of that of the unchanged images.
     """
     generator = torch.Generator().manual_seed(images.seed)
-    weights = torch.from_numpy(balanced_weights(images.dataset)).sqrt()
+    weights = torch.from_numpy(balanced_weights(images.dataset, 0.5))
     view = CellViews(_SIZE, strength=0, camera=False)
     normalizer.to(device).train().requires_grad_(True)
     optimizer = torch.optim.AdamW(normalizer.parameters(), lr=2e-3, weight_decay=1e-4)
@@ -53,9 +51,11 @@ def fit_stain_normalizer(
         rows = torch.multinomial(weights, _BATCH_SIZE, generator=generator)
         crops = torch.stack([images[int(row)]["pixel_values"] for row in rows]).to(device)
         light = view.place(crops, generator).clamp(min=0)
-        mixed = mix_stains(light, strength, generator)
+        mixed = mix_stains(light, strength, generator).clamp(max=255 / BACKGROUND)
         density = optical_density(light).clamp(max=_MOST_DENSITY)
-        changed = optical_density(to_light(normalizer(to_pixel_values(mixed)))).clamp(max=_MOST_DENSITY)
+        changed = optical_density(
+            255 / BACKGROUND * to_light(normalizer(to_pixel_values(mixed * (BACKGROUND / 255))))
+        ).clamp(max=_MOST_DENSITY)
         loss = (changed - density).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -70,20 +70,3 @@ def fit_stain_normalizer(
     left = sum(loss for loss, _ in recent) / sum(before for _, before in recent)
     logger.info(f"the stain normaliser leaves {left:.0%} of the squared change of density")
     return left
-
-
-def to_pixel_values(light: Tensor) -> Tensor:
-    """Light (N, 3, H, W) as a share of the background's as `pixel_values`, normalised by ImageNet's statistics."""
-    mean, deviation = _statistics(light)
-    return ((light * (BACKGROUND / 255)).clamp(0, 1) - mean) / deviation
-
-
-def to_light(pixel_values: Tensor) -> Tensor:
-    """The inverse of `to_pixel_values`."""
-    mean, deviation = _statistics(pixel_values)
-    return (pixel_values * deviation + mean) * (255 / BACKGROUND)
-
-
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    mean, deviation = (images.new_tensor(each).view(3, 1, 1) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return mean, deviation

@@ -8,7 +8,6 @@ et al. 2015) and from which images it takes to be alike (Tung & Mori 2019).
 from __future__ import annotations
 
 import logging
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,21 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
+from hub.data.load import load
 from hub.files import UserError
+from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
-from hub.training.views import CellViews
-from modeling_wbc import WBCConfig
+from hub.training.heads import choose_heads, head_names
+from hub.training.memory import keep_freed_memory
+from hub.training.trainer import WBCTrainer, last_checkpoint
+from hub.training.views import CellViews, to_pixel_values
+from modeling_wbc import WBCConfig, WBCImageProcessor
 from modeling_wbc.heads_wbc import HeadLosses
 
 logger = logging.getLogger(__name__)
 
 TEACHER_NETWORK = "tf_efficientnet_lite0"
 _SMOOTHING = 0.1
-_TEMPERATURE = 2.0
 
 
 @dataclass
@@ -135,47 +138,6 @@ def convert_efficientnet_lite(weights: dict[str, Tensor], network: nn.Module) ->
     return dict(zip(wanted, (tensor for _, tensor in held), strict=True))
 
 
-class TeacherTargets:
-    """What a teacher tells of each training image, and the loss of a student that disagrees.
-
-    Args:
-        tensors: `logits` (N, K), `embeddings` (N, F) and, with the heads, `stage_logits` (N, S) and
-            `attribute_logits` (N, V), float32.
-        weight: Share, in [0, 1], of the teacher's answers in the loss; the labels have the rest.
-        likeness: Weight of the likeness of images.
-    """
-
-    def __init__(self, tensors: dict[str, Tensor], weight: float = 0.5, likeness: float = 2.0):
-        self.tensors = tensors
-        self.weight = weight
-        self.likeness = likeness
-
-    def loss(self, outputs: ModelOutput, rows: Tensor, hard: Tensor) -> Tensor:
-        """The joint loss of labels and teacher.
-
-        Args:
-            outputs: The student's.
-            rows: (N,) integers, the images of the batch.
-            hard: The loss of the labels, a scalar.
-
-        Returns:
-            (1 - w) hard + w (D(types) + D(stages) + D(attributes)) + v L, D being the divergence of Kullback and
-            Leibler of teacher and student at a temperature of 2, times 4, and L the mean squared difference of the
-            cosines between all pairs of centred embeddings.
-        """
-        device = outputs["logits"].device
-        told = {name: tensor[rows.cpu()].to(device) for name, tensor in self.tensors.items()}
-        soft = _divergence(outputs["logits"], told["logits"])
-        if "stage_logits" in told and outputs["stage_logits"] is not None:
-            soft = soft + _divergence(outputs["stage_logits"], told["stage_logits"])
-        if "attribute_logits" in told and outputs["attribute_logits"] is not None:
-            parts = [*outputs["attribute_logits"].values()]
-            known = told["attribute_logits"].split([part.shape[1] for part in parts], dim=1)
-            soft = soft + torch.stack([_divergence(*pair) for pair in zip(parts, known, strict=True)]).mean()
-        cosines = [_cosines(embeddings.float()) for embeddings in (outputs["embeddings"], told["embeddings"])]
-        return (1 - self.weight) * hard + self.weight * soft + self.likeness * F.mse_loss(*cosines)
-
-
 @torch.no_grad()
 def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int = 2, device: str = "cpu") -> dict:
     """Ask a teacher about each training image, and keep its answers in a file.
@@ -201,7 +163,7 @@ def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int
         crops = torch.stack([images[row]["pixel_values"] for row in rows]).to(device)
         answers: dict[str, Tensor] = {}
         for _ in range(views):
-            outputs = teacher(to_input(view(crops, generator)))
+            outputs = teacher(to_pixel_values(view(crops, generator)))
             joined = {name: outputs[name] for name in ("logits", "embeddings", "stage_logits") if name in outputs}
             if outputs.attribute_logits is not None:
                 joined["attribute_logits"] = torch.cat([*outputs.attribute_logits.values()], 1)
@@ -214,21 +176,60 @@ def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int
     return tensors
 
 
-def to_input(light: Tensor) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] as `pixel_values`, normalised by ImageNet's statistics."""
-    mean, deviation = (
-        light.new_tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def train_teacher(
+    dataset_name: str, weights: str | os.PathLike, output: str | os.PathLike, steps: int = 800, image_size: int = 112
+) -> Teacher:
+    """Fine-tune a teacher on the training split of a data set, or resume; save it and print its validation accuracy.
+
+    AdamW, a learning rate of 0.001 that falls along a cosine, batches of 64, in float32: depthwise convolutions are
+    slow in bfloat16 on CPUs.
+
+    Args:
+        dataset_name: See `hub.data.load.load`.
+        weights: See `new_teacher`.
+        output: A folder; one that holds a finished teacher is read.
+        steps: Number of batches.
+        image_size: Height and width in pixels of its input.
+
+    Raises:
+        UserError: The data set or the weights are wrong.
+    """
+    if Path(output, "config.json").is_file():
+        return Teacher.from_pretrained(output)
+    keep_freed_memory()
+    dataset = load(dataset_name)
+    names = dataset["train"].features["label"].names
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+    config = WBCConfig(image_size=image_size, **labels)
+    choose_heads(config, head_names(dataset, True), None, True)
+    processor = WBCImageProcessor(size={"height": image_size, "width": image_size})
+    train = CropImages(dataset["train"], image_processor=processor, config=config)
+    args = WBCTrainingArguments(
+        output_dir=os.fspath(output),
+        do_train=True,
+        do_eval=False,
+        max_steps=steps,
+        per_device_train_batch_size=64,
+        optim="adamw_torch",
+        learning_rate=1e-3,
+        weight_decay=0.02,
+        warmup_steps=50,
+        lr_scheduler_type="cosine",
+        save_strategy="steps",
+        save_steps=200,
+        save_total_limit=1,
+        report_to="none",
     )
-    return (light - mean) / deviation
-
-
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    student, teacher = (logits.float() / _TEMPERATURE for logits in (student, teacher))
-    return _TEMPERATURE**2 * F.kl_div(
-        student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True
+    trainer = WBCTrainer(
+        model=new_teacher(config, weights).to(memory_format=torch.channels_last),
+        args=args,
+        train_dataset=train,
+        memory_format=torch.channels_last,
+        balanced=True,
+        balance=0.5,
+        views=CellViews(image_size),
     )
-
-
-def _cosines(embeddings: Tensor) -> Tensor:
-    centred = F.normalize(embeddings - embeddings.mean(0), dim=1)
-    return centred @ centred.T / math.sqrt(1.0)
+    last = last_checkpoint(args.output_dir)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.save_model()
+    return trainer.model

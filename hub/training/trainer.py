@@ -2,6 +2,7 @@
 
 import json
 import logging
+import random
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +16,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.files import HUB_ERRORS, UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
+from hub.training.distillation import TeacherTargets
 from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
+from hub.training.views import CellViews, to_pixel_values
 from modeling_wbc.focus_wbc import measure_focus
 
 logger = logging.getLogger(__name__)
@@ -44,13 +47,29 @@ class WBCTrainer(Trainer):
         *args: Those of `Trainer`.
         memory_format: Of the images, `torch.contiguous_format` or `torch.channels_last`.
         balanced: Whether to draw the training images by `BalancedSampler`.
+        balance: See `hub.training.sampling.balanced_weights`.
+        views: Makes the views of training images that are `CropImages`, on the device of the model.
+        targets: What a teacher tells of the training images, which are `CropImages`.
         **kwargs: Those of `Trainer`; `train_dataset` and `eval_dataset` are `CellImages`.
     """
 
-    def __init__(self, *args, memory_format=torch.contiguous_format, balanced: bool = False, **kwargs):
+    def __init__(
+        self,
+        *args,
+        memory_format=torch.contiguous_format,
+        balanced: bool = False,
+        balance: float = 1.0,
+        views: CellViews | None = None,
+        targets: TeacherTargets | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.memory_format = memory_format
         self.balanced = balanced
+        self.balance = balance
+        self.views = views
+        self.targets = targets
+        self._drawn = (-1, 0)  # the step, and how many batches of it have their views
         # Sums over the steps since the last line of the log; the Trainer itself logs the loss alone.
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
@@ -59,7 +78,7 @@ class WBCTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         if self.balanced:
-            return BalancedSampler(self.train_dataset)
+            return BalancedSampler(self.train_dataset, self.balance)
         return super()._get_train_sampler(train_dataset)
 
     def get_eval_dataloader(self, eval_dataset=None):
@@ -96,15 +115,33 @@ class WBCTrainer(Trainer):
         Raises:
             UserError: The loss in training is not finite.
         """
+        rows = inputs.pop("row", None)
+        if rows is not None:
+            inputs["pixel_values"] = self._views_of(inputs["pixel_values"])
         inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self.memory_format)
         outputs = model(**inputs)
         loss = outputs["loss"]
         if model.training:
             if self.args.label_smoothing_factor:
                 loss = self._smoothed_loss(outputs, inputs)
+            if self.targets is not None:
+                loss = self.targets.loss(outputs, rows, loss)
             self._check_finite(loss)
             self._add_to_log(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
+
+    def _views_of(self, crops: Tensor) -> Tensor:
+        """Draw a view (N, 3, S, S) float32 of each crop, by seed, step, batch of the step and process alone."""
+        assert self.views is not None
+        step, batch = self.state.global_step, 0
+        if self._drawn[0] == step:
+            batch = self._drawn[1]
+        self._drawn = (step, batch + 1)
+        generator = torch.Generator()
+        name = f"{self.args.seed} {step} {batch} {self.args.process_index}"
+        generator.manual_seed(random.Random(name).getrandbits(63))
+        with torch.autocast(crops.device.type, enabled=False):
+            return to_pixel_values(self.views(crops, generator))
 
     def _smoothed_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
         """Return the loss with label smoothing in the cross entropy of the types and of the other heads."""

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_wbc.illumination_wbc import BACKGROUND
 
@@ -178,3 +179,20 @@ def compress(light: Tensor, generator: torch.Generator) -> Tensor:
     light = light.clone()
     light[rows] = (dct.T @ coefficients @ dct).transpose(3, 4).reshape(count, channels, height, width)
     return light
+
+
+def to_pixel_values(light: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] as `pixel_values`, normalised by ImageNet's mean and deviation."""
+    mean, deviation = _statistics(light)
+    return (light - mean) / deviation
+
+
+def to_light(pixel_values: Tensor) -> Tensor:
+    """The inverse of `to_pixel_values`."""
+    mean, deviation = _statistics(pixel_values)
+    return pixel_values * deviation + mean
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    mean, deviation = (images.new_tensor(each).view(3, 1, 1) for each in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return mean, deviation

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
@@ -31,7 +32,7 @@ def config_overrides(args: ModelArguments) -> dict[str, object]:
     """Return the fields of `WBCConfig` that the arguments set."""
     names = (
         *("norm_layout", "center_loss_weight", "center_loss_margin", "mining", "image_size"),
-        *("stage_loss_weight", "attribute_loss_weight"),
+        *("stage_loss_weight", "attribute_loss_weight", "stain_size"),
     )
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
@@ -105,8 +106,8 @@ def _load_backbone(backbone: WBCModel, weights: dict[str, Tensor], source: str) 
         names = [*itertools.chain(*backbone.load_state_dict(weights, strict=False))]  # missing, unexpected
     except RuntimeError as error:
         raise ValueError(f"{source} holds another network than a ResNet-34: {one_line(error)}") from error
-    # The norms that the layouts "ibn-b" and "ibn-in" add are new.
-    if differing := sorted(name for name in names if ".activation.normalization." not in name):
+    # The norms that the layouts "ibn-b" and "ibn-in" add are new, and a normaliser of stains.
+    if differing := sorted(name for name in names if not re.match(r"stain\.|.*\.activation\.normalization\.", name)):
         raise ValueError(
             f"{source} holds another network than a ResNet-34: {len(differing)} weights are missing or too many, such "
             f"as {differing[0]}"

@@ -1,0 +1,75 @@
+"""What precedes a training on stored crops: the crops, the fit of the stain normaliser, the teacher's answers."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from datasets import Dataset
+
+from hub.files import UserError
+from hub.training.arguments import MIXED, DataArguments
+from hub.training.augmentation import AUGMENTATIONS
+from hub.training.crops import CropImages
+from hub.training.distillation import TeacherTargets
+from hub.training.images import CellImages
+from hub.training.stain import fit_stain_normalizer
+from hub.training.teacher import Teacher, teacher_targets
+from hub.training.trainer import WBCTrainer
+from hub.training.views import CellViews
+
+TARGETS_NAME = "teacher_targets.safetensors"
+
+
+def training_images(images: Callable[..., CellImages], dataset: Dataset, args: DataArguments) -> CellImages:
+    """Return the training images: stored crops for `--augment mixed`, else images that are augmented one by one.
+
+    Args:
+        images: Makes `CellImages` of a split, with all arguments but `augment`.
+        dataset: The training split.
+        args: The augmentation.
+
+    Raises:
+        UserError: Stored crops are wanted of whole fields.
+    """
+    if args.augment != MIXED:
+        return images(dataset, augment=AUGMENTATIONS[args.augment])
+    whole = images(dataset)
+    if not whole.image_processor.do_find_cell:
+        raise UserError(f"--augment {MIXED} shows crops of cells: add --find_cell, or name another augmentation.")
+    return CropImages(dataset, whole.image_processor, label_ids=whole.label_ids, seed=whole.seed, config=whole.config)
+
+
+def views_of(images: CellImages | None, image_size: int) -> CellViews | None:
+    """The views of training images that are stored crops; None of others, which are augmented when they are read."""
+    return CellViews(image_size) if isinstance(images, CropImages) else None
+
+
+def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> None:
+    """Store the crops, fit a new stain normaliser to them, and ask the teacher about them.
+
+    Args:
+        trainer: Holds the model and the training images; nothing is done unless these are `CropImages`.
+        args: Names the teacher.
+        fit_stain: Whether to fit the model's `StainNormalizer` if its weights are new; a run that is resumed has it.
+
+    Raises:
+        UserError: There is no such teacher, or it is given without stored crops.
+    """
+    images, model = trainer.train_dataset, trainer.model
+    if not isinstance(images, CropImages):
+        if args.teacher is not None:
+            raise UserError(f"--teacher needs --augment {MIXED}, whose crops it looks at.")
+        return
+    with trainer.args.main_process_first(desc="cutting out cells"):
+        images.store(trainer.args.dataloader_num_workers)
+    normalizer = getattr(getattr(model, "resnet", None), "stain", None)
+    if normalizer is not None:
+        if fit_stain and not normalizer.mixture.weight.any():
+            fit_stain_normalizer(normalizer, images, device=trainer.args.device)
+        normalizer.requires_grad_(False)
+    if args.teacher is not None:
+        with trainer.args.main_process_first(desc="asking the teacher"):
+            if not Path(args.teacher, "config.json").is_file():
+                raise UserError(f"--teacher: no trained teacher in {args.teacher}; make one with `hub teacher`.")
+            path = Path(args.teacher, TARGETS_NAME)
+            teacher = Teacher.from_pretrained(args.teacher)
+            trainer.targets = TeacherTargets(teacher_targets(teacher, images, path, device=trainer.args.device))
