@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
         prepare_crops(trainer, data_args, fit_stain=resume is None)
     metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
-    if args.calibrate or (args.do_train and "validation" in dataset):
+    if args.calibrate or (args.do_train and args.calibrates_training and "validation" in dataset):
         calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
     if metrics is not None:
         description = describe_training(trainer, metrics, data_args, source, baseline, calibration, command, cut)

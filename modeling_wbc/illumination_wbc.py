@@ -17,9 +17,10 @@ _ASYMMETRY = 0.03  # weight of a tile below the surface, where one above it has 
 _OUTLIER = 0.1  # logarithm of light: tiles further below the surface count less, by one over their distance
 _CLEAR = 0.06  # logarithm of green light: tiles less far below the surface show the background
 _ITERATIONS = 8
-# Penalties on the coefficients of 1, of the two slopes and of the three curvatures, times the number of all tiles: the
-# less of the background is seen, the flatter the surface.
-_RIDGE = np.array([0.0, 0.002, 0.002, 0.006, 0.006, 0.006])
+_REFINEMENTS = 2  # of the background by the surface that was fitted to it
+# Penalties on the coefficients of 1, of the two slopes, of the three curvatures and of the steepness of a vignette,
+# times the number of all tiles: the less of the background is seen, the flatter the surface.
+_RIDGE = np.array([0.0, 0.001, 0.001, 0.003, 0.003, 0.003, 0.003])
 _DARKEST = 24  # of 255: no background is taken to be darker, or the noise of black images would become light
 _LARGEST_GAIN = 3.0  # of a part of the image relative to its brightest background: the edge of a vignette
 
@@ -50,10 +51,11 @@ def _interpolation(size: int, knots: int) -> Tensor:
 def estimate_background(image: np.ndarray) -> np.ndarray:
     """Estimate the light of the background as a smooth surface.
 
-    The logarithm of each channel is a polynomial of degree 2 of the place, which a gradient and a vignette are close
-    to. It is fitted to the tiles that show empty glass: first, an asymmetric fit (expectiles, Newey & Powell 1987) of
-    the green light, which everything in a smear absorbs, finds the upper envelope of the image; the tiles on it are
-    the background, to which all channels are fitted by ridge regression.
+    The logarithm of each channel is a polynomial of degree 2 of the place, and the fourth power of the distance from
+    the middle, which a gradient and a vignette are close to. It is fitted to the tiles that show empty glass: first,
+    an asymmetric fit (expectiles, Newey & Powell 1987) of the green light, which everything in a smear absorbs, finds
+    the upper envelope of the image; the tiles on it are the background, to which all channels are fitted by ridge
+    regression.
 
     Args:
         image: (3, H, W), of any real dtype, from 0 to 255.
@@ -63,21 +65,26 @@ def estimate_background(image: np.ndarray) -> np.ndarray:
     """
     tiles = _tile_means(image)
     _, rows, columns = tiles.shape
-    basis = _basis(rows, columns)
+    middles = [np.linspace(-1, 1, 2 * number + 1)[1::2] for number in (rows, columns)]
+    basis = _basis(*middles)
     light = np.log(np.maximum(tiles.reshape(3, -1).T, 1))  # (tiles, 3)
     lit = light[:, 1] > np.log(_BLACK)
     if not lit.any():
         return np.full((3, 2, 2), _DARKEST, dtype=np.float32)
-    clear = lit & (light[:, 1] - basis @ _envelope(basis, light[:, 1], lit) > -_CLEAR)
-    coefficients = _ridge(basis, light, clear.astype(np.float64))
+    green = _envelope(basis, light[:, 1], lit)
+    for _ in range(1 + _REFINEMENTS):
+        clear = lit & (light[:, 1] - basis @ green > -_CLEAR)
+        coefficients = _ridge(basis, light, clear.astype(np.float64))
+        green = coefficients[:, 1]
     # Beyond the background that is seen, the surface goes on as far as a vignette would and no further.
     seen = basis[clear] @ coefficients
-    surface = np.clip(basis @ coefficients, seen.max(0) - np.log(_LARGEST_GAIN), seen.max(0))
+    corners = [np.linspace(-1, 1, number) for number in (rows, columns)]
+    surface = np.clip(_basis(*corners) @ coefficients, seen.max(0) - np.log(_LARGEST_GAIN), seen.max(0))
     return np.maximum(_DARKEST, np.exp(surface)).T.reshape(3, rows, columns).astype(np.float32)
 
 
 def _envelope(basis: np.ndarray, light: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    """Coefficients (6,) of the upper envelope of the logarithm of light (N,), from the tiles that are lit."""
+    """Coefficients (7,) of the upper envelope of the logarithm of light (N,), from the tiles that are lit."""
     start = np.zeros(basis.shape[1])
     start[0] = np.quantile(light[lit], 0.9)
     coefficients = start
@@ -89,16 +96,17 @@ def _envelope(basis: np.ndarray, light: np.ndarray, lit: np.ndarray) -> np.ndarr
 
 
 def _ridge(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Coefficients (6, C) of the weighted ridge regression of values (N, C) on the basis (N, 6)."""
+    """Coefficients (7, C) of the weighted ridge regression of values (N, C) on the basis (N, 7)."""
     weighted = basis * weight[:, None]
     penalty = np.diag(_RIDGE * len(basis) * weight.max())
     return np.linalg.solve(weighted.T @ basis + penalty + 1e-9 * np.eye(len(penalty)), weighted.T @ values)
 
 
-def _basis(rows: int, columns: int) -> np.ndarray:
-    """Legendre polynomials up to degree 2 at a grid from corner to corner, (rows * columns, 6) float64."""
-    y, x = (grid.ravel() for grid in np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij"))
-    return np.stack([np.ones_like(x), x, y, (3 * x * x - 1) / 2, x * y, (3 * y * y - 1) / 2], 1)
+def _basis(down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The polynomials at a grid of h places down and w to the right, each in [-1, 1]: (h * w, 7) float64."""
+    y, x = (grid.ravel() for grid in np.meshgrid(down, right, indexing="ij"))
+    steep = (x * x + y * y) ** 2 - (x * x + y * y)
+    return np.stack([np.ones_like(x), x, y, (3 * x * x - 1) / 2, x * y, (3 * y * y - 1) / 2, steep], 1)
 
 
 def _tile_means(image: np.ndarray) -> np.ndarray:

@@ -42,9 +42,8 @@ class WBCImageProcessor(ViTImageProcessor):
     that they were made of, with `do_rescale` and without it.
 
     Args:
-        do_correct_illumination (`bool`, defaults to `True`): whether to divide the image by its own background before
-            anything else, so that lamp, exposure and vignette do not matter, see `illumination_wbc.py`. A processor
-            that was saved without this entry has it off.
+        do_correct_illumination (`bool`, defaults to `False`): whether to divide the image by its own background before
+            anything else, so that lamp, exposure and vignette do not matter, see `illumination_wbc.py`.
         do_find_cell (`bool`, defaults to `True`): whether to crop the image to a cell.
         window_size (`float`, defaults to 2.0): side of the crop, in units of `window_unit`, above 0.
         window_unit (`str`, defaults to `"nucleus"`): `"nucleus"`, the longer side of the nucleus with all its lobes,
@@ -60,7 +59,7 @@ class WBCImageProcessor(ViTImageProcessor):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     do_convert_rgb = True
-    do_correct_illumination = True
+    do_correct_illumination = False
     do_find_cell = True
     window_size = 2.0
     window_unit = "nucleus"
@@ -181,11 +180,10 @@ class WBCImageProcessor(ViTImageProcessor):
 
     @classmethod
     def from_dict(cls, image_processor_dict: dict, **kwargs):
-        """A processor from its saved configuration; what that leaves out is off, as its model was trained without."""
+        """A processor from its saved configuration; that of another class is read with `do_find_cell=False`."""
         # Other processors know no detector: their models were trained on whole images.
         if image_processor_dict.get("image_processor_type", cls.__name__) != cls.__name__:
             image_processor_dict = {**image_processor_dict, "do_find_cell": False}
-        image_processor_dict = {"do_correct_illumination": False, **image_processor_dict}
         return super().from_dict(image_processor_dict, **kwargs)
 
     def process_image(

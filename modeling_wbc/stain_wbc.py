@@ -42,16 +42,14 @@ class StainNormalizer(nn.Module):
             nn.GELU(),
         )
         self.hidden = nn.Linear(3 * width, 2 * width)
-        self.mixture = nn.Linear(2 * width, 9)
+        # No `nn.Linear`, which transformers would draw at random: new weights change nothing.
+        self.mixture = nn.Parameter(torch.zeros(2 * width, 9))
+        self.offset = nn.Parameter(torch.zeros(9))
 
     def reset_parameters(self) -> None:
-        """Draw new weights, with which `forward` changes nothing."""
-        for layer in (*self.layers, self.hidden):
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                init.kaiming_normal_(layer.weight, nonlinearity="relu")
-                init.zeros_(layer.bias)
-        init.zeros_(self.mixture.weight)
-        init.zeros_(self.mixture.bias)
+        """Set the weights with which `forward` changes nothing; those of the layers are drawn as all others."""
+        init.zeros_(self.mixture)
+        init.zeros_(self.offset)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Normalise the stain of images.
@@ -78,9 +76,9 @@ class StainNormalizer(nn.Module):
         thumbnail = F.adaptive_avg_pool2d(density, self.size)
         # Where colours are near each other, their ratios tell the dye better than their amounts.
         share = thumbnail / (thumbnail.sum(1, keepdim=True).clamp(min=0) + 0.15)
-        features = self.layers(torch.cat((thumbnail, share), 1).to(self.mixture.weight.dtype))
+        features = self.layers(torch.cat((thumbnail, share), 1).to(self.mixture.dtype))
         pooled = torch.cat((features.mean((2, 3)), features.amax((2, 3)), features.square().mean((2, 3))), 1)
-        change = self.mixture(F.gelu(self.hidden(pooled))).float().view(-1, 3, 3)
+        change = (F.gelu(self.hidden(pooled)) @ self.mixture + self.offset).float().view(-1, 3, 3)
         return torch.eye(3, device=density.device) + change
 
 

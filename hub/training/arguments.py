@@ -173,6 +173,7 @@ class WBCTrainingArguments(TrainingArguments):
 
     Attributes:
         validates_by_default: Whether `eval_strategy` is a default, dropped where there is nothing to validate on.
+        calibrates_training: Whether a training that has a validation split is followed by a calibration.
         chooses_workers: Whether the number of worker processes is left to the script.
 
     Raises:
@@ -188,12 +189,9 @@ class WBCTrainingArguments(TrainingArguments):
     do_predict: bool | None = _switch(
         "Whether to write the predictions of the test split, which --do_eval writes as well. Default: no."
     )
-    calibrate: bool = field(
-        default=False,
-        metadata={
-            "help": "Whether to fit temperature and OOD threshold of weights that are not trained, and to save the "
-            "model with them in the output folder. Training always fits them if there is a validation split."
-        },
+    calibrate: bool | None = _switch(
+        "Whether to fit temperature and OOD threshold of weights that are not trained, and to save the model with "
+        "them in the output folder. Training fits them too if there is a validation split, unless this is False."
     )
     eval_strategy: str | None = field(
         default=None,
@@ -280,6 +278,8 @@ class WBCTrainingArguments(TrainingArguments):
     def _choose_task(self) -> None:
         """Replace each task that is not given by its default."""
         only_others = bool(self.do_eval or self.do_predict or self.calibrate)
+        self.calibrates_training = self.calibrate is not False
+        self.calibrate = bool(self.calibrate)
         if self.do_eval is None:
             self.do_eval = not (self.do_train or self.do_predict)
         if self.do_train is None:

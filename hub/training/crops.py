@@ -1,5 +1,6 @@
 """Training images as crops that are cut out once, kept in a file and augmented in batches on the device."""
 
+import ast
 import hashlib
 import inspect
 import json
@@ -50,7 +51,8 @@ class CropImages(CellImages):
         for name in ("size", "image_mean", "image_std"):
             processor.pop(name, None)
         parts = (self.dataset._fingerprint, json.dumps(processor, sort_keys=True, default=str), STORED_SIZE, MARGIN)
-        code = "".join(map(inspect.getsource, (detection_wbc, illumination_wbc)))
+        # Without comments, which cut nothing out in another way.
+        code = [ast.unparse(ast.parse(inspect.getsource(module))) for module in (detection_wbc, illumination_wbc)]
         return self.folder / f"{hashlib.sha256(f'{parts}{code}'.encode()).hexdigest()[:16]}.npy"
 
     def store(self, workers: int = 0) -> None:

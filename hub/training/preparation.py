@@ -63,7 +63,7 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
         images.store(trainer.args.dataloader_num_workers)
     normalizer = getattr(getattr(model, "resnet", None), "stain", None)
     if normalizer is not None:
-        if fit_stain and not normalizer.mixture.weight.any():
+        if fit_stain and not normalizer.mixture.any():
             fit_stain_normalizer(normalizer, images, device=trainer.args.device)
         normalizer.requires_grad_(False)
     if args.teacher is not None:

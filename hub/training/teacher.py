@@ -12,7 +12,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,7 +28,8 @@ from hub.training.heads import choose_heads, head_names
 from hub.training.memory import keep_freed_memory
 from hub.training.trainer import WBCTrainer, last_checkpoint
 from hub.training.views import CellViews, to_pixel_values
-from modeling_wbc import WBCConfig, WBCImageProcessor
+from hub.training.weights import load_image_processor
+from modeling_wbc import WBCConfig
 from modeling_wbc.heads_wbc import HeadLosses
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class Teacher(PreTrainedModel):
     main_input_name = "pixel_values"
 
     def __init__(self, config: WBCConfig):
+        import timm  # which training without a teacher does not need
+
         super().__init__(config)
         self.backbone = timm.create_model(TEACHER_NETWORK, num_classes=0)
         width = self.backbone.num_features
@@ -202,7 +204,7 @@ def train_teacher(
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     config = WBCConfig(image_size=image_size, **labels)
     choose_heads(config, head_names(dataset, True), None, True)
-    processor = WBCImageProcessor(size={"height": image_size, "width": image_size})
+    processor = load_image_processor(None, image_size, find_cell=True)
     train = CropImages(dataset["train"], image_processor=processor, config=config)
     args = WBCTrainingArguments(
         output_dir=os.fspath(output),

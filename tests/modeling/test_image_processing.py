@@ -113,6 +113,7 @@ def test_survives_saving(tmp_path):
         "preprocessor_config.json",
         "image_processing_wbc.py",
         "detection_wbc.py",
+        "illumination_wbc.py",
         "reading_wbc.py",
     }
     written = json.loads((tmp_path / "preprocessor_config.json").read_text())

@@ -19,6 +19,8 @@ FOLDER = {
     "config.json",
     "configuration_wbc.py",
     "detection_wbc.py",
+    "illumination_wbc.py",
+    "stain_wbc.py",
     "field_wbc.py",
     "focus_wbc.py",
     "fonts_wbc.py",

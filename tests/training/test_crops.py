@@ -1,0 +1,191 @@
+"""Stored crops, the fit of the stain normaliser, a teacher, and a training on all of these."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from runs import arguments
+from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
+
+import train
+from hub.data.load import load
+from hub.files import UserError
+from hub.training import crops as crops_module
+from hub.training import stain, teacher
+from hub.training.crops import CropImages
+from hub.training.distillation import TeacherTargets
+from hub.training.stain import fit_stain_normalizer
+from hub.training.views import MARGIN
+from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
+from modeling_wbc.output_wbc import WBCImageClassifierOutput
+from modeling_wbc.stain_wbc import StainNormalizer
+
+
+@pytest.fixture
+def images(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(crops_module, "STORED_SIZE", 48)
+    processor = WBCImageProcessor(size=32, do_correct_illumination=True)
+    return CropImages(load(data)["train"], processor, label_ids=[0, 1, 2, 3], folder=tmp_path / "crops")
+
+
+def test_a_crop_shows_what_the_network_sees_and_its_surroundings(images):
+    row = images[5]
+    assert row["labels"] == images.labels[5]
+    assert row["row"] == 5
+    assert row["pixel_values"].dtype == torch.uint8
+    image = images.dataset.cast_column("image", load_feature())[5]["image"]
+    seen = images.image_processor(image, return_tensors="pt")["pixel_values"][0]
+    side = round(48 / MARGIN)
+    first = (48 - side) // 2
+    middle = row["pixel_values"][:, first : first + side, first : first + side]
+    again = images.image_processor(
+        middle,
+        do_find_cell=False,
+        do_correct_illumination=False,
+        input_data_format="channels_first",
+        return_tensors="pt",
+    )["pixel_values"][0]
+    assert (again - seen).abs().mean() < 0.1
+
+
+def load_feature():
+    import datasets
+
+    return datasets.Image()
+
+
+def test_crops_are_cut_out_once_and_found_again(images, monkeypatch):
+    images.store()
+    path = images.path
+    assert path.is_file()
+    assert np.load(path, mmap_mode="r").shape == (24, 3, 48, 48)
+    again = CropImages(images.dataset, images.image_processor, label_ids=[0, 1, 2, 3], folder=images.folder)
+    monkeypatch.setattr(CropImages, "cut_out", lambda *_: pytest.fail("cut out a second time"))
+    assert torch.equal(again[3]["pixel_values"], images[3]["pixel_values"])
+    # Other crops need another file.
+    other = WBCImageProcessor(size=32, do_correct_illumination=True, window_size=3.0)
+    assert CropImages(images.dataset, other, label_ids=[0, 1, 2, 3], folder=images.folder).path != path
+    assert list(images.folder.glob("*.part")) == []
+
+
+def test_the_fit_brings_mixed_stains_back(images, monkeypatch):
+    monkeypatch.setattr(stain, "_BATCH_SIZE", 16)
+    monkeypatch.setattr(stain, "_SIZE", 16)
+    torch.manual_seed(0)
+    normalizer = StainNormalizer(16, width=16)
+    left = fit_stain_normalizer(normalizer, images, steps=150)
+    assert left < 0.7
+    assert not any(parameter.requires_grad for parameter in normalizer.parameters())
+
+
+def outputs_of(logits, attribute_logits, embeddings):
+    return WBCImageClassifierOutput(logits=logits, attribute_logits=attribute_logits, embeddings=embeddings)
+
+
+def test_the_loss_of_a_student_that_agrees_is_that_of_the_labels():
+    generator = torch.Generator().manual_seed(1)
+    told = {
+        "logits": torch.randn(9, 4, generator=generator),
+        "attribute_logits": torch.randn(9, 5, generator=generator),
+        "embeddings": torch.randn(9, 7, generator=generator),
+    }
+    targets = TeacherTargets(told, weight=0.25, likeness=2.0)
+    rows = torch.tensor([8, 0, 3, 5])
+    parts = told["attribute_logits"][rows].split([2, 3], 1)
+    same = outputs_of(told["logits"][rows], {"a": parts[0], "b": parts[1]}, 3 * told["embeddings"][rows])
+    assert targets.loss(same, rows, torch.tensor(2.0)).item() == pytest.approx(1.5, abs=1e-5)
+
+    logits = torch.randn(4, 4, generator=generator)
+    embeddings = torch.randn(4, 6, generator=generator)
+    other = outputs_of(logits, None, embeddings)
+    p = (told["logits"][rows] / 2).softmax(-1)
+    divergence = 4 * (p * (p.log() - (logits / 2).log_softmax(-1))).sum(-1).mean()
+
+    def cosines(features):
+        centred = features - features.mean(0)
+        return F.cosine_similarity(centred[:, None], centred[None], dim=-1)
+
+    unlike = (cosines(embeddings) - cosines(told["embeddings"][rows])).square().mean()
+    expected = 0.75 * 2 + 0.25 * divergence + 2 * unlike
+    assert targets.loss(other, rows, torch.tensor(2.0)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.fixture
+def small_teacher(monkeypatch, tmp_path):
+    """A teacher of a small network, with a file of its weights."""
+    monkeypatch.setattr(teacher, "TEACHER_NETWORK", "tf_mobilenetv3_small_minimal_100")
+    weights = timm.create_model(teacher.TEACHER_NETWORK).state_dict()
+    save_file(weights, tmp_path / "weights.safetensors")
+    return tmp_path / "weights.safetensors"
+
+
+def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(crops_module, "STORED_SIZE", 48)
+    monkeypatch.setattr(stain, "_BATCH_SIZE", 8)
+    monkeypatch.setattr("hub.training.preparation.fit_stain_normalizer", short_fit)
+    monkeypatch.setattr(crops_module.datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    folder = tmp_path / "teacher"
+    trained = teacher.train_teacher(data, small_teacher, folder, steps=2, image_size=32)
+    again = teacher.train_teacher(data, tmp_path / "missing", folder, steps=2)  # finished, so read
+    assert torch.equal(trained.classifier.weight, again.classifier.weight)
+
+    mixed = ("--augment", "mixed", "--find_cell", "--stain_size", "16", "--teacher", str(folder), "--do_train")
+    steps = ("--save_strategy", "steps", "--save_steps", "2", "--calibrate", "False")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train.main(arguments(data, "none", whole, *mixed, *steps, "--max_steps", "4", "--image_size", "64"))
+    assert set(load_file(folder / "teacher_targets.safetensors")) == {"logits", "embeddings"}
+    model = WBCForImageClassification.from_pretrained(whole)
+    assert model.image_processor.do_correct_illumination
+    assert model.resnet.stain.mixture.any()
+
+    import shutil
+
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoint-4")
+    for name in ("model.safetensors", "train_results.json", "trainer_state.json"):
+        (parts / name).unlink(missing_ok=True)
+    train.main(
+        arguments(
+            *(data, "none", parts, *mixed, *steps, "--max_steps", "4", "--image_size", "64"),
+            "--resume_from_checkpoint",
+        )
+    )
+    first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert json.loads((whole / "config.json").read_text())["stain_size"] == 16
+
+
+def short_fit(normalizer, images, device):
+    return fit_stain_normalizer(normalizer, images, steps=3, device=device)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("--augment", "mixed"), "--augment mixed shows crops of cells: add --find_cell"),
+        (("--teacher", "nowhere"), "--teacher needs --augment mixed"),
+        (("--augment", "mixed", "--find_cell", "--teacher", "nowhere"), "no trained teacher in nowhere"),
+        (("--balanced", "--balance", "1.5"), "--balance is 1.5; give at least 0"),
+        (("--stain_size", "-2"), "--stain_size is -2; give at least 0"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(data, tiny, tmp_path, flags, message, monkeypatch):
+    monkeypatch.setattr(crops_module, "STORED_SIZE", 48)
+    monkeypatch.setattr(crops_module.datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        train.main(arguments(data, tiny, tmp_path / "run", "--do_train", *flags))
+
+
+def test_weights_of_another_network_are_refused(small_teacher, tmp_path):
+    config = WBCConfig()
+    with pytest.raises(UserError, match="no such file of weights"):
+        teacher.new_teacher(config, tmp_path / "missing.pth")
+    other = timm.create_model("resnet10t").state_dict()
+    save_file(other, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="does not hold the weights of"):
+        teacher.new_teacher(config, tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="are not those of"):
+        teacher.convert_efficientnet_lite(other, timm.create_model(teacher.TEACHER_NETWORK))
