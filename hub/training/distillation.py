@@ -39,9 +39,9 @@ class TeacherTargets:
         device = outputs["logits"].device
         told = {name: tensor[rows.cpu()].to(device) for name, tensor in self.tensors.items()}
         soft = _divergence(outputs["logits"], told["logits"])
-        if "stage_logits" in told and outputs["stage_logits"] is not None:
+        if "stage_logits" in told and outputs.get("stage_logits") is not None:
             soft = soft + _divergence(outputs["stage_logits"], told["stage_logits"])
-        if "attribute_logits" in told and outputs["attribute_logits"] is not None:
+        if "attribute_logits" in told and outputs.get("attribute_logits") is not None:
             parts = [*outputs["attribute_logits"].values()]
             known = told["attribute_logits"].split([part.shape[1] for part in parts], dim=1)
             soft = soft + torch.stack([_divergence(*pair) for pair in zip(parts, known, strict=True)]).mean()

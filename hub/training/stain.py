@@ -62,7 +62,7 @@ def fit_stain_normalizer(
         torch.nn.utils.clip_grad_norm_(normalizer.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step >= 0.9 * steps:
+        if step >= int(0.9 * steps):
             with torch.no_grad():
                 before = (optical_density(mixed).clamp(max=_MOST_DENSITY) - density).square().mean()
             recent.append((loss.item(), before.item()))

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from hub.data.load import load
-from hub.files import UserError
+from hub.files import UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
 from hub.training.heads import choose_heads, head_names
@@ -119,11 +119,11 @@ def new_teacher(config: WBCConfig, weights: str | os.PathLike) -> Teacher:
         found = load_file(path)
     else:
         found = convert_efficientnet_lite(torch.load(path, weights_only=True), teacher.backbone)
-    missing = teacher.backbone.load_state_dict(
-        {name: tensor for name, tensor in found.items() if not name.startswith("classifier.")}, strict=False
-    )
-    if missing.missing_keys or missing.unexpected_keys:
-        raise UserError(f"{path} does not hold the weights of {TEACHER_NETWORK}: {missing}")
+    found = {name: tensor for name, tensor in found.items() if not name.startswith("classifier.")}
+    try:
+        teacher.backbone.load_state_dict(found)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not hold the weights of {TEACHER_NETWORK}: {one_line(error)}") from error
     return teacher
 
 

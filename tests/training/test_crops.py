@@ -1,7 +1,9 @@
 """Stored crops, the fit of the stain normaliser, a teacher, and a training on all of these."""
 
 import json
+import shutil
 
+import datasets
 import numpy as np
 import pytest
 import timm
@@ -36,7 +38,7 @@ def test_a_crop_shows_what_the_network_sees_and_its_surroundings(images):
     assert row["labels"] == images.labels[5]
     assert row["row"] == 5
     assert row["pixel_values"].dtype == torch.uint8
-    image = images.dataset.cast_column("image", load_feature())[5]["image"]
+    image = images.dataset.cast_column("image", datasets.Image())[5]["image"]
     seen = images.image_processor(image, return_tensors="pt")["pixel_values"][0]
     side = round(48 / MARGIN)
     first = (48 - side) // 2
@@ -51,23 +53,18 @@ def test_a_crop_shows_what_the_network_sees_and_its_surroundings(images):
     assert (again - seen).abs().mean() < 0.1
 
 
-def load_feature():
-    import datasets
-
-    return datasets.Image()
-
-
-def test_crops_are_cut_out_once_and_found_again(images, monkeypatch):
+def test_crops_are_cut_out_once_and_found_again(images, data, monkeypatch):
     images.store()
     path = images.path
     assert path.is_file()
     assert np.load(path, mmap_mode="r").shape == (24, 3, 48, 48)
-    again = CropImages(images.dataset, images.image_processor, label_ids=[0, 1, 2, 3], folder=images.folder)
+    rows = load(data)["train"]
+    again = CropImages(rows, images.image_processor, label_ids=[0, 1, 2, 3], folder=images.folder)
     monkeypatch.setattr(CropImages, "cut_out", lambda *_: pytest.fail("cut out a second time"))
     assert torch.equal(again[3]["pixel_values"], images[3]["pixel_values"])
     # Other crops need another file.
     other = WBCImageProcessor(size=32, do_correct_illumination=True, window_size=3.0)
-    assert CropImages(images.dataset, other, label_ids=[0, 1, 2, 3], folder=images.folder).path != path
+    assert CropImages(rows, other, label_ids=[0, 1, 2, 3], folder=images.folder).path != path
     assert list(images.folder.glob("*.part")) == []
 
 
@@ -116,7 +113,7 @@ def test_the_loss_of_a_student_that_agrees_is_that_of_the_labels():
 @pytest.fixture
 def small_teacher(monkeypatch, tmp_path):
     """A teacher of a small network, with a file of its weights."""
-    monkeypatch.setattr(teacher, "TEACHER_NETWORK", "tf_mobilenetv3_small_minimal_100")
+    monkeypatch.setattr(teacher, "TEACHER_NETWORK", "test_efficientnet")
     weights = timm.create_model(teacher.TEACHER_NETWORK).state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
     return tmp_path / "weights.safetensors"
@@ -140,8 +137,6 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     model = WBCForImageClassification.from_pretrained(whole)
     assert model.image_processor.do_correct_illumination
     assert model.resnet.stain.mixture.any()
-
-    import shutil
 
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoint-4")

@@ -1,6 +1,7 @@
 """Views of stored crops: geometry, camera, and that a seed decides all of it."""
 
 import math
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -94,8 +95,6 @@ def test_compression_is_near_that_of_a_jpeg():
     chosen, quality = torch.rand(2, 300, generator=seeded(4))
     compressed = compress(light, generator)
     for row in (chosen < 0.3).nonzero()[:5, 0].tolist():
-        from io import BytesIO
-
         buffer = BytesIO()
         Image.fromarray(pixels, "L").save(buffer, "JPEG", quality=round(20 + 70 * quality[row].item()))
         by_pillow = np.asarray(Image.open(buffer)) / 255
