@@ -17,8 +17,9 @@ class WBCImageClassifierOutput(ModelOutput):
             `config.temperature`.
         distance (`torch.Tensor` of shape `(N,)`): Euclidean distance of the embedding to the nearest class centre, at
             least 0, float32.
-        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): OOD score, at least 0, of the first stage's
-            feature map, see [`SmearNovelty`]. Images beyond `config.max_novelty` belong to none of the classes.
+        novelty (`torch.Tensor` of shape `(N,)`, in eval mode only): OOD score, at least 0, of the feature maps of
+            `config.novelty_stages`, see [`SmearNovelty`]. Images beyond `config.max_novelty` are unlike those of the
+            training.
         stage_logits (`torch.Tensor` of shape `(N, S)`, of a model with `config.stages`): scores of the S stages of all
             types together, before the softmax. Those of one type are compared with each other only.
         attribute_logits (dict of `torch.Tensor` of shape `(N, V)`, of a model with `config.attributes`): scores of the

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import ImageClassificationPipeline
 from transformers.image_utils import load_image
 
-from .field_wbc import remark_on
+from .field_wbc import UNFAMILIAR_STAIN, remark_on
 from .focus_wbc import measure_focus
 
 # `config.custom_pipelines`: what `transformers.pipeline` builds for a task in place of its own class.
@@ -34,8 +34,10 @@ class WBCImageClassificationPipeline(ImageClassificationPipeline):
     [{"label": "unknown", "score": 1.0, "remark": "out of focus"}]
     ```
 
-    with the remark "no cell", "no smear", "out of focus" or "out of focus or no smear". Other answers, and all answers
-    with `function_to_apply`, which asks for the scores of the types, are those of transformers.
+    with the remark "no cell", "no smear", "out of focus" or "out of focus or no smear" (or, of a cell out of focus,
+    "... or unfamiliar stain"). The answer to a cell beyond `config.max_novelty` but not `config.max_smear_novelty` is
+    a guess: that of transformers, each of its dictionaries with the remark "unfamiliar stain". Other answers, and all
+    answers with `function_to_apply`, which asks for the scores of the types, are those of transformers.
     """
 
     def __init__(self, *args, **kwargs):
@@ -73,13 +75,15 @@ class WBCImageClassificationPipeline(ImageClassificationPipeline):
         self, model_outputs: dict[str, Tensor], function_to_apply=None, top_k: int | None = 5
     ) -> list[dict]:
         """The answer to one image: dictionaries of `label` and `score`, in descending order of the score."""
+        remark = None
         if function_to_apply is None:
             novelty, focus = (float(np.asarray(model_outputs[key]).squeeze()) for key in ("novelty", "focus"))
             found = bool(np.asarray(model_outputs["found"]).squeeze())
             remark = remark_on(novelty, focus, self.model.config) if found else "no cell"
-            if remark is not None:
+            if remark not in (None, UNFAMILIAR_STAIN):
                 return [{"label": "unknown", "score": 1.0, "remark": remark}]
-        return super().postprocess({"logits": model_outputs["logits"]}, function_to_apply, top_k or 5)
+        answers = super().postprocess({"logits": model_outputs["logits"]}, function_to_apply, top_k or 5)
+        return answers if remark is None else [{**answer, "remark": remark} for answer in answers]
 
 
 __all__ = ["WBCImageClassificationPipeline"]

@@ -44,6 +44,12 @@ class WBCConfig(ResNetConfig):
         max_novelty (`float`, *optional*): OOD threshold, above 0: `analyze` marks an image with a larger
             [`WBCImageClassifierOutput.novelty`] as unknown. Fitted after training; with None, no image is unknown for
             its novelty.
+        max_smear_novelty (`float`, *optional*): second OOD threshold, above 0: up to it, an image beyond `max_novelty`
+            is a smear of an unfamiliar stain, whose type is a guess, and above it no smear. Fitted after training;
+            with None, every image beyond `max_novelty` is no smear.
+        novelty_stages (list of `int`, *optional*): the stages, counted from 1, whose feature maps [`SmearNovelty`]
+            compares. Set when the OOD score is fitted. With None, as in checkpoints of version 1, it compares that of
+            the first stage, without the direction towards what lies beside cells.
         min_focus (`float`, *optional*): focus threshold, above 0: `analyze` marks a cell whose crop has a smaller
             [`Cell.focus`] as unknown, since it is out of focus. Fitted after training; with None, no cell is.
         stages (dict of lists of `str`, *optional*): names of the stages of maturation of each type that has any, such
@@ -87,6 +93,8 @@ class WBCConfig(ResNetConfig):
     stain_size: int = 0
     temperature: float = 1.0
     max_novelty: float | None = None
+    max_smear_novelty: float | None = None
+    novelty_stages: list[int] | None = None
     min_focus: float | None = None
     stages: dict[str, list[str]] | None = None
     attributes: dict[str, list[str]] | None = None
@@ -115,10 +123,10 @@ class WBCConfig(ResNetConfig):
             raise ValueError(f"center_loss_alpha must be in [0, 1], got {self.center_loss_alpha}")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.max_novelty is not None and not self.max_novelty > 0:
-            raise ValueError(f"max_novelty must be above 0 or None, got {self.max_novelty}")
-        if self.min_focus is not None and not self.min_focus > 0:
-            raise ValueError(f"min_focus must be above 0 or None, got {self.min_focus}")
+        for name in ("max_novelty", "max_smear_novelty", "min_focus"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ValueError(f"{name} must be above 0 or None, got {value}")
+        _check_novelty_stages(self.novelty_stages, len(self.depths))
         _check_names("stages", self.stages or {}, over_all=True)
         _check_names("attributes", self.attributes or {}, over_all=False)
 
@@ -131,6 +139,15 @@ class WBCConfig(ResNetConfig):
     def active_attributes(self) -> dict[str, list[str]]:
         """The `attributes` that the model has a head for: none with a weight of 0."""
         return (self.attributes or {}) if self.attribute_loss_weight else {}
+
+
+def _check_novelty_stages(stages: list[int] | None, count: int) -> None:
+    """Raise ValueError unless `stages` is None or a list of different stages of `count`."""
+    if stages is None:
+        return
+    listed = [*stages] if isinstance(stages, list | tuple) else []
+    if not listed or not {*listed} <= {*range(1, count + 1)} or len({*listed}) < len(listed):
+        raise ValueError(f"novelty_stages must be None or a list of different stages from 1 to {count}, got {stages}")
 
 
 def _check_names(what: str, lists: dict[str, list[str]], over_all: bool) -> None:

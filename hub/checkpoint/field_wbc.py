@@ -20,7 +20,7 @@ from .reading_wbc import upright_rgb
 
 # Classes of a model that a differential count of white cells leaves out.
 _NOT_WHITE = ("erythroblast", "platelet")
-NO_SMEAR, OUT_OF_FOCUS = "no smear", "out of focus"
+NO_SMEAR, UNFAMILIAR_STAIN, OUT_OF_FOCUS = "no smear", "unfamiliar stain", "out of focus"
 _UNKNOWN_COLOR = "#666666"
 # Okabe and Ito's colours, distinct for colour-blind readers too, those first that contrast with the pinks and violets
 # of a smear.
@@ -35,7 +35,8 @@ class Cell:
         box: left, top, right and bottom in pixels of the image.
         crop_box: the same of the crop that the network classified, which may reach beyond the image.
         score: the detector's score, in (0, 1], see [`WBCImageProcessor.find_cells`]; 1 for a whole image.
-        label: the most probable type. Meaningless unless `known`.
+        label: the most probable type: a guess if the `remark` is "unfamiliar stain", otherwise meaningless unless
+            `known`.
         probabilities: the probability of every type, summing to 1, in the order of the model's classes.
         distance: Euclidean distance of the cell's embedding to the nearest class centre.
         novelty: the OOD score of the crop, at least 0, see [`SmearNovelty`]; about 1 for images of the training
@@ -46,7 +47,8 @@ class Cell:
             [`WBCForImageClassification.class_activation_maps`].
         focus: ratio of fine to coarse detail of the crop, at least 0, see [`measure_focus`]; above 1 for most sharp
             cells.
-        remark: why the cell is not `known`, see [`remark_on`]; None for a known cell.
+        remark: why the cell is not `known`, "unfamiliar stain", "no smear", "out of focus", or two of them, see
+            [`remark_on`]; None for a known cell.
         stage: the most probable stage of maturation among those of `label`; None where the model knows none of it.
         stage_probabilities: the probability of every stage of `label`, summing to 1; not calibrated.
         attributes: the most probable value of each attribute, by its name.
@@ -111,7 +113,7 @@ class Field:
 
     @property
     def unknown(self) -> int:
-        """Number of cells that are out of distribution or out of focus, which are not counted as any type."""
+        """Number of cells of an unfamiliar stain, of no smear or out of focus, which are not counted as any type."""
         return sum(not cell.known for cell in self.cells)
 
     @property
@@ -134,7 +136,8 @@ class Field:
     def draw(self, image: Image.Image) -> Image.Image:
         """Draw each cell's box, type and probability, or the word "unknown", into a copy of the analysed image.
 
-        A type whose name has letters that no font at hand has is drawn as "class" and its index.
+        The type of a cell of an unfamiliar stain, a guess, is drawn in grey and with a question mark. A type whose
+        name has letters that no font at hand has is drawn as "class" and its index.
 
         Args:
             image: the analysed image, of any mode that [`WBCImageProcessor.fetch_images`] reads.
@@ -155,8 +158,10 @@ class Field:
             color = _COLORS[self.labels.index(cell.label) % len(_COLORS)] if cell.known else _UNKNOWN_COLOR
             left, top, right, bottom = cell.box
             pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=color, width=max(1, pad))
-            name, font = lettering[cell.label if cell.known else "unknown"]
-            text = f"{name} {cell.probabilities[cell.label]:.0%}" if cell.known else name
+            guessed = cell.remark == UNFAMILIAR_STAIN
+            name, font = lettering[cell.label if cell.known or guessed else "unknown"]
+            probability = f"{'?' if guessed else ''} {cell.probabilities[cell.label]:.0%}"
+            text = f"{name}{probability}" if cell.known or guessed else name
             x0, y0, x1, y1 = pen.textbbox((0, 0), text, font=font)
             width, height = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
             # Above the box, or inside it at the upper edge of the image, and never beyond the right edge.
@@ -236,17 +241,19 @@ def remark_on(novelty: float, focus: float, config: WBCConfig) -> str | None:
     Args:
         novelty: its OOD score.
         focus: its focus, see [`measure_focus`].
-        config: the configuration with the thresholds `max_novelty` and `min_focus`, each of which may be None.
+        config: the configuration with the thresholds `max_novelty`, `max_smear_novelty` and `min_focus`, each of which
+            may be None.
 
     Returns:
-        "no smear", "out of focus", "out of focus or no smear" (blur makes a smear novel, too), or None for a known
-        cell.
+        "unfamiliar stain", where the most probable type is a guess; "no smear"; "out of focus"; "out of focus or" one
+        of the others (blur makes a smear novel, too); or None for a known cell.
     """
     remarks = []
     if config.min_focus is not None and focus < config.min_focus:
         remarks.append(OUT_OF_FOCUS)
     if config.max_novelty is not None and novelty > config.max_novelty:
-        remarks.append(NO_SMEAR)
+        is_smear = config.max_smear_novelty is not None and novelty <= config.max_smear_novelty
+        remarks.append(UNFAMILIAR_STAIN if is_smear else NO_SMEAR)
     return " or ".join(remarks) or None
 
 

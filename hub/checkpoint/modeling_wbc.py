@@ -91,8 +91,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
     attributes from the same embedding.
 
     The state dict is that of [`transformers.ResNetForImageClassification`] plus the class centres,
-    `center_loss.centers` (K, 512), the OOD statistics, `novelty.mean` (128,) and `novelty.whitening` (128, 128), and
-    `weight` and `bias` of `stage_head` and `attribute_head`, whose rows are in the order of the configuration.
+    `center_loss.centers` (K, 512), the OOD statistics, `novelty.mean` (D,) and `novelty.whitening` (D, D), with
+    `config.novelty_stages` also `novelty.direction` (D,) and `novelty.offset` (), see [`SmearNovelty`], and `weight`
+    and `bias` of `stage_head` and `attribute_head`, whose rows are in the order of the configuration.
     """
 
     # A model without the heads may be loaded from weights that have them.
@@ -109,7 +110,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
             alpha=config.center_loss_alpha,
             mining=config.mining,
         )
-        self.novelty = SmearNovelty(config.hidden_sizes[0])
+        self.novelty = SmearNovelty.of(config)
         stages, attributes = (
             sum(map(len, names.values())) for names in (config.active_stages, config.active_attributes)
         )
@@ -128,8 +129,9 @@ class WBCForImageClassification(WBCPreTrainedModel):
         has_new_head = any(name.startswith("classifier.") for name in new)
         if has_new_head and self.config.temperature == saved.get("temperature"):
             self.config.temperature = 1.0
-        if (has_new_head or "novelty.whitening" in new) and self.config.max_novelty == saved.get("max_novelty"):
-            self.config.max_novelty = None
+        for name in ("max_novelty", "max_smear_novelty"):
+            if (has_new_head or "novelty.whitening" in new) and getattr(self.config, name) == saved.get(name):
+                setattr(self.config, name, None)
         if has_new_head:
             self.center_loss.centers.zero_()
         for head, what in (("stage_head", "stages"), ("attribute_head", "attributes")):
@@ -178,7 +180,8 @@ class WBCForImageClassification(WBCPreTrainedModel):
             # Elementwise: matrix products are inexact in float16 and under autocast.
             offsets = embeddings[:, None].float() - self.center_loss.centers.float()
             distance = offsets.square().sum(-1).amin(1).sqrt()
-            novelty = None if self.training else self.novelty(outputs.hidden_states[1])
+            stages = self.config.novelty_stages or (1,)
+            novelty = None if self.training else self.novelty(*(outputs.hidden_states[stage] for stage in stages))
         stage_logits, attribute_logits = self._head_logits(embeddings)
 
         loss, losses = None, {}

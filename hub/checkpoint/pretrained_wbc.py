@@ -61,8 +61,8 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
             init.zeros_(module.centers)
             init.zeros_(module.active_fraction)
         elif isinstance(module, SmearNovelty):
-            init.zeros_(module.mean)
-            init.zeros_(module.whitening)
+            for buffer in module.buffers():
+                init.zeros_(buffer)
         elif isinstance(module, StainNormalizer):
             module.reset_parameters()
 
@@ -78,10 +78,10 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         processor load too, with `image_processor` None.
 
         A classifier of another number of classes (`num_labels=3, ignore_mismatched_sizes=True`) is a new one, to which
-        nothing is fitted: `config.temperature` is 1 and `config.max_novelty` None, unless given as arguments, and the
-        class centres are 0. The statistics of [`SmearNovelty`] are loaded, since they describe the images that the
-        backbone was trained on. Other names for the same number of classes (`id2label`) rename those of the saved
-        classifier, and its fitted values stay.
+        nothing is fitted: `config.temperature` is 1, `config.max_novelty` and `config.max_smear_novelty` are None,
+        unless given as arguments, and the class centres are 0. The statistics of [`SmearNovelty`] are loaded, since
+        they describe the images that the backbone was trained on. Other names for the same number of classes
+        (`id2label`) rename those of the saved classifier, and its fitted values stay.
 
         Raises:
             OSError: if the weights are missing, damaged or of another architecture, or the image processor is damaged;

@@ -39,6 +39,7 @@ def test_config_takes_other_labels():
         ("temperature", 0),
         ("temperature", -1.0),
         ("max_novelty", 0.0),
+        ("max_smear_novelty", -1.0),
         ("layer_type", "bottleneck"),
     ],
 )

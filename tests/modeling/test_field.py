@@ -205,6 +205,22 @@ def test_cells_beyond_the_ood_threshold_are_unknown(model, mosaic, tmp_path):
     assert red == green == blue  # grey, as no type is
 
 
+def test_the_type_of_a_cell_of_an_unfamiliar_stain_is_drawn_in_grey():
+    (cell,) = cells("neutrophil")
+    shown = dataclasses.replace(cell, box=(100, 80, 220, 200), known=False)
+    white = Image.new("RGB", (320, 240), "white")
+    known, unknown, guess = (
+        np.asarray(Field([dataclasses.replace(shown, **changed)], EIGHT).draw(white))
+        for changed in ({"known": True}, {"remark": "no smear"}, {"remark": "unfamiliar stain"})
+    )
+    assert np.array_equal(guess[199, 102:218], unknown[199, 102:218])
+
+    def width(picture):
+        return (picture[65:78] != 255).any(-1).any(0).sum()
+
+    assert width(guess) > width(known) > width(unknown)  # "neutrophil? 100%", "neutrophil 100%", "unknown"
+
+
 def test_draws_boxes_and_labels_into_a_copy():
     image = Image.new("RGBA", (640, 480), (228, 224, 216, 255))
     before = image.tobytes()

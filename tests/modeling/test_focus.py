@@ -103,6 +103,17 @@ def test_the_remark_names_each_reason():
     assert remark_on(9.0, 0.0, WBCConfig()) is None
 
 
+def test_between_two_thresholds_of_novelty_the_stain_is_unfamiliar():
+    config = WBCConfig(max_novelty=1.5, max_smear_novelty=2.0, min_focus=0.7)
+    assert remark_on(1.5, 1.0, config) is None
+    assert remark_on(1.6, 1.0, config) == "unfamiliar stain"
+    assert remark_on(2.0, 1.0, config) == "unfamiliar stain"
+    assert remark_on(2.1, 1.0, config) == "no smear"
+    assert remark_on(1.6, 0.6, config) == "out of focus or unfamiliar stain"
+    assert remark_on(2.1, 0.6, config) == "out of focus or no smear"
+    assert remark_on(1.6, 1.0, WBCConfig(max_smear_novelty=2.0)) is None
+
+
 def test_the_threshold_is_saved_and_checked(tmp_path):
     tiny_model(min_focus=0.7).save_pretrained(tmp_path)
     assert WBCForImageClassification.from_pretrained(tmp_path).config.min_focus == 0.7

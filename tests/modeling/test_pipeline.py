@@ -66,6 +66,17 @@ def test_what_is_no_smear_is_unknown(classify):
     assert classify(FIELD) == unknown("no smear")
 
 
+def test_the_type_of_a_cell_of_an_unfamiliar_stain_is_a_guess(classify):
+    guess = classify(FIELD)
+    assert all("remark" not in entry for entry in guess)
+    with torch.no_grad():
+        classify.model.novelty.whitening.copy_(torch.eye(len(classify.model.novelty.whitening)))
+        classify.model.novelty.mean.fill_(1000)
+    classify.model.config.max_smear_novelty = 1e6
+    assert classify(FIELD) == [{**entry, "remark": "unfamiliar stain"} for entry in guess]
+    assert classify(FIELD, function_to_apply="softmax") == guess
+
+
 def test_images_come_as_paths_and_in_batches(classify, tmp_path):
     FIELD.save(tmp_path / "field.png")
     answers = classify([FIELD, BLANK, FIELD], batch_size=2)

@@ -21,7 +21,7 @@ NAME = "preprocessor_config.json"
 def folder(tmp_path_factory):
     """A model that was trained on crops of cells, calibrated, with statistics and centres."""
     folder = tmp_path_factory.mktemp("weights") / "model"
-    model = tiny_model(image_size=48, temperature=0.5, max_novelty=1.5)
+    model = tiny_model(image_size=48, temperature=0.5, max_novelty=1.5, max_smear_novelty=2.5)
     model.novelty.whitening.normal_()
     model.save_pretrained(folder)
     WBCImageProcessor(size=48, window_size=3.0, image_mean=[0.4, 0.5, 0.6]).save_pretrained(folder)
@@ -168,14 +168,18 @@ def test_weights_of_transformers_resnet_load_with_and_without_an_image_processor
 # Values that were fitted to a classifier
 
 
+def fitted_values(model):
+    return model.config.temperature, model.config.max_novelty, model.config.max_smear_novelty
+
+
 def test_a_new_classifier_has_no_fitted_values(folder, image):
     saved = WBCForImageClassification.from_pretrained(folder)
-    assert (saved.config.temperature, saved.config.max_novelty) == (0.5, 1.5)
+    assert fitted_values(saved) == (0.5, 1.5, 2.5)
     config = copy.deepcopy(saved.config)
     config.id2label = {0: "a", 1: "b", 2: "c"}
     for arguments in ({"num_labels": 3}, {"config": config}):
         model = WBCForImageClassification.from_pretrained(folder, ignore_mismatched_sizes=True, **arguments)
-        assert (model.config.temperature, model.config.max_novelty) == (1.0, None)
+        assert fitted_values(model) == (1.0, None, None)
         assert model.center_loss.centers.shape == (3, 16)
         assert not model.center_loss.centers.any()
         # That of the backbone, which was loaded.
@@ -187,7 +191,7 @@ def test_a_new_classifier_has_no_fitted_values(folder, image):
 def test_a_classifier_on_a_saved_backbone_has_no_fitted_values(folder, tmp_path):
     WBCModel.from_pretrained(folder).save_pretrained(tmp_path)
     model = WBCForImageClassification.from_pretrained(tmp_path)
-    assert (model.config.temperature, model.config.max_novelty) == (1.0, None)
+    assert fitted_values(model) == (1.0, None, None)
     assert not model.novelty.whitening.any()
 
 
@@ -202,5 +206,5 @@ def test_other_names_of_the_same_classes_keep_the_fitted_values(folder):
     names = {0: "a", 1: "b", 2: "c", 3: "d"}
     model = WBCForImageClassification.from_pretrained(folder, id2label=names)
     assert model.config.id2label == names
-    assert (model.config.temperature, model.config.max_novelty) == (0.5, 1.5)
+    assert fitted_values(model) == (0.5, 1.5, 2.5)
     assert model.center_loss.centers.any()
