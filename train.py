@@ -26,7 +26,6 @@ from hub.publish.model_card import write_report
 from hub.study.baselines import describe_baseline, divide_logits, normalization_of
 from hub.study.networks import NetworkArguments, imagenet_weights_of, load_network
 from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
-from hub.training.augmentation import OOD_STAIN_JITTER
 from hub.training.calibration import calibrate, logits_of
 from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
 from hub.training.images import CellImages, only_of, without_single_lab
@@ -79,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     metrics = trainer.train(resume_from_checkpoint=resume).metrics if args.do_train else None
     calibration = "none"
     if args.calibrate or (args.do_train and args.calibrates_training and "validation" in dataset):
-        calibration = calibrate(trainer, images(dataset["train"], stain=OOD_STAIN_JITTER), divide_logits)
+        calibration = calibrate(trainer, images(dataset["train"]), divide_logits)
     if metrics is not None:
         description = describe_training(trainer, metrics, data_args, source, baseline, calibration, command, cut)
         save_training(trainer, description)

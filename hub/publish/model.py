@@ -92,6 +92,7 @@ def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path]) 
         f"--dataset_name {stages[-1]['dataset']} --output_dir {evaluation}",
         "temperature": config.temperature,
         "max_novelty": config.max_novelty,
+        "max_smear_novelty": config.max_smear_novelty,
         "min_focus": config.min_focus,
         "splits": splits,
         "moved_by_float16": wilson_interval(moved, len(predictions)),

@@ -9,27 +9,35 @@ from scipy.linalg import cholesky
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
 from transformers import PreTrainedModel
 
 from hub.training.focus import fit_focus_threshold, measure_blurred
 from hub.training.images import CellImages
+from hub.training.outliers import CropsBesideCells, Restained
 from hub.training.trainer import WBCTrainer
+from modeling_wbc import SmearNovelty
 
 logger = logging.getLogger(__name__)
 
-# The share of each data set's images that the OOD threshold accepts (in-distribution acceptance).
-ACCEPTANCE = 0.995
-# The OOD score is fitted to as many training images at most.
+# The share of each lab's images that the OOD threshold accepts (in-distribution acceptance).
+ACCEPTANCE = 0.985
+# The OOD score is fitted to as many training images at most, and to as many of them under other stains.
 MAX_FITTED_IMAGES = 2000
+MAX_RESTAINED = 400
+# Fewer crops beside cells have no direction.
+_MIN_BESIDE = 20
+_DIRECTION_C = 0.01  # inverse of the penalty of the logistic regression
 _MAX_TEMPERATURE = 20.0
 
 
-def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
+def fit_temperature(logits: np.ndarray, references: Sequence[int], origins: Sequence[str] | None = None) -> float:
     """Fit the temperature T that maximises the likelihood of softmax(logits / T) (Guo et al. 2017, section 4.2).
 
     Args:
         logits: float (N, K), of images that the classifier was not trained on.
         references: N true class ids, integers in [0, K).
+        origins: The lab of each image; labs weigh equally, however many images they have. Default: all are of one.
 
     Returns:
         T in [1/20, 20]. If every prediction is right, the likelihood grows as T falls, and T is near 1/20.
@@ -38,14 +46,18 @@ def fit_temperature(logits: np.ndarray, references: Sequence[int]) -> float:
         ValueError: The shapes do not match.
     """
     logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references)
-    if logits.ndim != 2 or references.shape != logits.shape[:1] or not len(references):
+    origins = np.zeros(len(references)) if origins is None else np.asarray(origins)
+    if logits.ndim != 2 or not references.shape == origins.shape == logits.shape[:1] or not len(references):
         raise ValueError(
-            f"logits must be (N, K) and references (N,) with N > 0, got {logits.shape} and {references.shape}"
+            f"logits must be (N, K), references and origins (N,) with N > 0, got {logits.shape}, {references.shape} "
+            f"and {origins.shape}"
         )
+    _, labs, counts = np.unique(origins, return_inverse=True, return_counts=True)
+    weights = 1 / (len(counts) * counts[labs])
     # The loss is convex in 1 / T.
     margins = logits - logits[np.arange(len(references)), references][:, None]
     found = minimize_scalar(
-        lambda sharpness: logsumexp(sharpness * margins, axis=1).mean(),
+        lambda sharpness: weights @ logsumexp(sharpness * margins, axis=1),
         bounds=(1 / _MAX_TEMPERATURE, _MAX_TEMPERATURE),
         method="bounded",
         options={"xatol": 1e-6},
@@ -75,12 +87,29 @@ def fit_novelty(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, cholesky(precision / len(mean)) / deviation
 
 
+def fit_direction(cells: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, float]:
+    """Fit direction and offset of `modeling_wbc.SmearNovelty` by logistic regression, cells and others alike weighted.
+
+    Args:
+        cells: float (N, D), the whitened statistics of crops around cells.
+        beside: float (M, D), those of crops beside cells.
+
+    Returns:
+        v (D,) and b, so that v z + b are the log-odds that z lies beside cells, at equal numbers of both.
+    """
+    # To a variance of about 1, for which the penalty is meant.
+    scale = np.sqrt(cells.shape[1])
+    model = LogisticRegression(C=_DIRECTION_C, class_weight="balanced", max_iter=1000)
+    model.fit(scale * np.concatenate((cells, beside)), np.repeat([0, 1], [len(cells), len(beside)]))
+    return scale * model.coef_[0], float(model.intercept_[0])
+
+
 def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None, kept: float = ACCEPTANCE) -> float:
-    """Fit the OOD threshold: the least value that accepts at least the share `kept` of each data set's images.
+    """Fit the OOD threshold: the least value that accepts at least the share `kept` of each lab's images.
 
     Args:
         values: N OOD scores of images that the classifier was not trained on.
-        origins: The name of the data set of each image. Default: all are of one.
+        origins: The lab of each image. Default: all are of one.
         kept: The share to accept, in (0, 1].
 
     Returns:
@@ -97,13 +126,16 @@ def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None,
 
 
 def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[PreTrainedModel, float], None]) -> str:
-    """Fit the OOD score to training images, and temperature and OOD threshold to the validation split.
+    """Fit the OOD score to training images, and temperature and thresholds to the validation split.
 
-    A model without an OOD score (a baseline) gets the temperature alone.
+    The temperature is fitted to the validation images under other stains, as images of a lab that was not trained on
+    have them: on those as they are, the probabilities would be too high for it. The OOD threshold accepts
+    the share `ACCEPTANCE` of each lab's images, and the threshold above which an image is no smear the same share of
+    them under other stains. A model without an OOD score (a baseline) gets the temperature alone.
 
     Args:
         trainer: Holds the model, which is changed, and the validation split.
-        images: The training split, stain-augmented and otherwise unchanged.
+        images: The training split, unchanged.
         divide_logits: Divides the logits of a model without an OOD score by the temperature.
 
     Returns:
@@ -114,14 +146,20 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
     if has_ood_score:
         model.config.temperature = 1.0
         fit_ood_score(trainer, images)
-    output = trainer.predict(validation, metric_key_prefix="calibration")
-    temperature = fit_temperature(logits_of(output.predictions), output.label_ids)
+    restained = trainer.predict(Restained(validation), metric_key_prefix="calibration")
+    temperature = fit_temperature(logits_of(restained.predictions), restained.label_ids, validation.origins)
     fitted = f"temperature {temperature:.3f}"
     if has_ood_score:
-        model.config.temperature = temperature
-        model.config.max_novelty = fit_threshold(output.predictions[2], validation.origins)
-        model.config.min_focus = fit_focus(trainer, validation, output.predictions[-1])
-        fitted += f", OOD threshold {model.config.max_novelty:.2f}, focus threshold {model.config.min_focus:.2f}"
+        config = model.config
+        scores = trainer.predict(validation, metric_key_prefix="calibration").predictions
+        config.temperature = temperature
+        config.max_novelty = fit_threshold(scores[2], validation.origins)
+        config.max_smear_novelty = max(config.max_novelty, fit_threshold(restained.predictions[2], validation.origins))
+        config.min_focus = fit_focus(trainer, validation, scores[-1])
+        fitted += (
+            f", OOD threshold {config.max_novelty:.2f}, no smear above {config.max_smear_novelty:.2f}, "
+            f"focus threshold {config.min_focus:.2f}"
+        )
     else:
         divide_logits(model, temperature)
     logger.info(f"fitted to {len(validation)} images of validation: {fitted}")
@@ -129,19 +167,48 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
 
 
 def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
-    """Fit the model's `SmearNovelty` to the images, or to a sample of `MAX_FITTED_IMAGES` of them."""
-    model = trainer.model.eval()
-    sample = torch.utils.data.Subset(images, sample_evenly(images.origins, MAX_FITTED_IMAGES, images.seed))
-    statistics = []
+    """Give the model a `SmearNovelty` of all stages but the last, fitted to a sample of the images.
+
+    The Gaussian is fitted to at most `MAX_FITTED_IMAGES` of them as they are and `MAX_RESTAINED` under other stains,
+    the direction to the same and to crops beside the cells of the former. Its log-odds count from where they begin to
+    be higher than those of the cells of each lab's validation images. A model of whole fields has no direction, as
+    they show what lies beside their cells.
+    """
+    model, validation = trainer.model.eval(), trainer.eval_dataset
+    model.config.novelty_stages = [*range(1, max(2, len(model.config.depths)))]
+    model.novelty = SmearNovelty.of(model.config).to(model.device)
+    rows, some = (sample_evenly(images.origins, count, images.seed) for count in (MAX_FITTED_IMAGES, MAX_RESTAINED))
+    cells = np.concatenate([_statistics(trainer, images, rows), _statistics(trainer, Restained(images), some)])
+    mean, whitening = fit_novelty(cells)
+    values = {"mean": mean, "whitening": whitening}
+    if images.image_processor.do_find_cell:
+        beside = _statistics(trainer, CropsBesideCells(images), rows)
+        if len(beside) >= _MIN_BESIDE:
+            held_out = sample_evenly(validation.origins, MAX_FITTED_IMAGES, images.seed)
+            samples = (cells, beside, _statistics(trainer, validation, held_out))
+            cells, beside, others = ((sample - mean) @ whitening.T for sample in samples)
+            direction, offset = fit_direction(cells, beside)
+            start = fit_threshold(others @ direction + offset, np.array(validation.origins)[held_out])
+            values |= {"direction": direction, "offset": offset - start}
+        else:
+            logger.warning(f"{len(beside)} training images have room beside their cells: the OOD score does without")
+    for name, value in values.items():
+        model.novelty.get_buffer(name).copy_(torch.as_tensor(value))
+
+
+def _statistics(trainer: WBCTrainer, images: torch.utils.data.Dataset, rows: Sequence[int]) -> np.ndarray:
+    """`SmearNovelty.statistics` of rows of `images`, float64 (N, D), without those that say they are not `found`."""
+    model, statistics = trainer.model, []
     # Not the loader for evaluation, of which persistent workers keep the first one, whatever data set is given.
-    for batch in trainer.get_test_dataloader(sample):
+    for batch in trainer.get_test_dataloader(torch.utils.data.Subset(images, rows)):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
         with torch.no_grad(), trainer.compute_loss_context_manager():
-            stage = model.resnet.encoder.stages[0](model.resnet.embedder(pixel_values))
-        statistics.append(trainer.accelerator.gather_for_metrics(model.novelty.statistics(stage)))
-    mean, whitening = fit_novelty(torch.cat(statistics).numpy(force=True))
-    model.novelty.mean.copy_(torch.from_numpy(mean))
-    model.novelty.whitening.copy_(torch.from_numpy(whitening))
+            maps = model.resnet(pixel_values, output_hidden_states=True).hidden_states
+        found = batch.get("found", torch.ones(len(pixel_values), dtype=torch.bool, device=pixel_values.device))
+        of_stages = model.novelty.statistics(*(maps[stage] for stage in model.config.novelty_stages))
+        gathered, found = trainer.accelerator.gather_for_metrics((of_stages, found))
+        statistics.append(gathered[found].numpy(force=True).astype(np.float64))
+    return np.concatenate(statistics)
 
 
 def fit_focus(trainer: WBCTrainer, validation: CellImages, sharp: np.ndarray) -> float:

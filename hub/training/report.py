@@ -24,6 +24,7 @@ from hub.training.calibration import logits_of
 from hub.training.images import CellImages
 from hub.training.splits import EVALUATED_SPLITS
 from hub.training.trainer import TRAINING_NAME, WBCTrainer, finished_steps
+from modeling_wbc.field_wbc import remark_on
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +89,11 @@ def predict_split(
 
 
 def accepted_by(config, scores: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    """Whether images are within the thresholds of novelty and focus: bool (N,), or None without a threshold."""
-    accepted = None
-    if scores and getattr(config, "max_novelty", None) is not None:
-        accepted = scores["novelty"] <= config.max_novelty
-        if config.min_focus is not None:
-            accepted &= scores["focus"] >= config.min_focus
-    return accepted
+    """Whether `analyze` would know the cells, by their novelty and focus: bool (N,), or None without a threshold."""
+    if not scores or getattr(config, "max_novelty", None) is None:
+        return None
+    pairs = zip(scores["novelty"].tolist(), scores["focus"].tolist(), strict=True)
+    return np.array([remark_on(novelty, focus, config) is None for novelty, focus in pairs])
 
 
 def is_finished(trainer: WBCTrainer) -> bool:

@@ -69,7 +69,8 @@ def load_model(
     config = WBCConfig(**overrides) if converted else WBCConfig.from_pretrained(source, **overrides)
     known = set() if converted else set(config.id2label.values())
     if do_train:  # A calibration does not fit the weights to come.
-        config.temperature, config.max_novelty, config.min_focus = 1.0, None, None
+        config.temperature = 1.0
+        config.max_novelty = config.max_smear_novelty = config.min_focus = None
     elif not known >= set(names):
         raise UserError(
             f"the dataset's classes {sorted(set(names) - known)} are unknown to {source}, which tells apart "

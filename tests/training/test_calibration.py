@@ -7,18 +7,18 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from runs import arguments
 from scipy.spatial.distance import mahalanobis
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 from transformers import AutoImageProcessor
 
 import train
-from hub.data.load import load
+from hub.data.load import load, save
 from hub.evaluation.metrics import expected_calibration_error
+from hub.training import calibration
 from hub.training.arguments import ModelArguments
-from hub.training.augmentation import OOD_STAIN_JITTER
-from hub.training.calibration import fit_novelty, fit_temperature, fit_threshold, sample_evenly
+from hub.training.calibration import fit_direction, fit_novelty, fit_temperature, fit_threshold, sample_evenly
+from hub.training.outliers import restain
 from hub.training.weights import load_model
 from modeling_wbc import SmearNovelty, WBCForImageClassification
 
@@ -55,6 +55,17 @@ def test_float32_and_huge_logits_do_no_harm():
     assert fit_temperature(logits * 15 + 1e4, references) == pytest.approx(15, rel=0.08)
     right = np.eye(3) * 30
     assert fit_temperature(right, [0, 1, 2]) == pytest.approx(1 / 20, rel=0.01)
+
+
+def test_labs_weigh_equally_in_the_temperature():
+    """A lab of few images, whose logits are three times too large, beside one of many that fit."""
+    parts = [answers(1.0, 4000), answers(3.0, 400, seed=1)]
+    logits, references = (np.concatenate(values) for values in zip(*parts, strict=True))
+    labs = ["many"] * 4000 + ["few"] * 400
+    found = fit_temperature(logits, references, labs)
+    repeated = [np.concatenate([many, *[few] * 10]) for many, few in zip(*parts, strict=True)]
+    assert found == pytest.approx(fit_temperature(*repeated), rel=1e-3)
+    assert found > 1.1 * fit_temperature(logits, references)
 
 
 @pytest.mark.parametrize("shape, count", [((4, 3), 3), ((4,), 4), ((0, 3), 0)])
@@ -104,6 +115,21 @@ def test_novelty_of_few_images_and_of_channels_that_never_vary_is_finite():
             fit_novelty(wrong)
 
 
+def test_the_direction_points_from_cells_to_what_lies_beside_them():
+    """Two Gaussians of one covariance, whose log-odds are known, in very different numbers."""
+    rng = np.random.default_rng(0)
+    size = 40
+    shift = np.zeros(size)
+    shift[0] = 0.4
+    cells, beside = (rng.normal(0, 1 / np.sqrt(size), (count, size)) for count in (6000, 1500))
+    direction, offset = fit_direction(cells, beside + shift)
+    assert direction @ shift / np.linalg.norm(direction) / 0.4 > 0.9
+    log_odds = size * (cells @ shift - shift @ shift / 2)
+    # The penalty makes them smaller, hardly another order.
+    assert np.corrcoef(cells @ direction + offset, log_odds)[0, 1] > 0.9
+    assert abs(expit(shift / 2 @ direction + offset) - 0.5) < 0.05
+
+
 def test_a_sample_is_drawn_evenly_from_each_data_set():
     origins = ["large"] * 50 + ["small"] * 3 + ["middle"] * 20
     rows = sample_evenly(origins, 24, seed=0)
@@ -113,6 +139,21 @@ def test_a_sample_is_drawn_evenly_from_each_data_set():
     assert rows == sample_evenly(origins, 24, seed=0) != sample_evenly(origins, 24, seed=1)
 
 
+def crops_of(blood, split, folder, lab="bccd"):
+    """`pixel_values` and labels of the images of a lab, by the image processor of a folder."""
+    rows = [row for row in load(blood)[split] if row["lab"] == lab]
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    values = processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"]
+    return values, [row["label"] for row in rows]
+
+
+def under_other_stains(values, folder):
+    """Crops as the calibration changes them."""
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    seeds = [random.Random(f"42 restain {index}").getrandbits(63) for index in range(len(values))]
+    return torch.stack([restain(value, processor, seed) for value, seed in zip(values, seeds, strict=True)])
+
+
 def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path):
     schedule = ("--do_train", "--do_eval", "--num_train_epochs", "1", "--train_on", "bccd")
     train.main(arguments(blood, tiny, tmp_path / "one", *schedule))
@@ -120,24 +161,26 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
     assert config["temperature"] != 1
     assert config["max_novelty"] > 0
     model = WBCForImageClassification.from_pretrained(tmp_path / "one", temperature=1.0).eval()
-    rows = [row for row in load(blood)["validation"] if row["lab"] == "bccd"]
-    processor = AutoImageProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
+    (values, labels), (fitted, _) = (crops_of(blood, split, tmp_path / "one") for split in ("validation", "train"))
+    stained = under_other_stains(values, tmp_path / "one")
     with torch.no_grad():
-        output = model(processor([row["image"].convert("RGB") for row in rows], return_tensors="pt")["pixel_values"])
-    labels = [row["label"] for row in rows]
-    assert config["temperature"] == pytest.approx(fit_temperature(output.logits.numpy(), labels), rel=1e-3)
-    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)  # 99.5 % of few are all
-    # The OOD score was fitted on the stain-augmented training images.
-    rows = [row["image"].convert("RGB") for row in load(blood)["train"] if row["lab"] == "bccd"]
-    stained = []
-    for index, image in enumerate(rows):
-        torch.manual_seed(random.Random(f"42 0 {index}").getrandbits(63))
-        stained.append(Image.fromarray(OOD_STAIN_JITTER(image).permute(1, 2, 0).numpy()))
+        output, changed = model(values), model(stained)
+    assert config["temperature"] == pytest.approx(fit_temperature(changed.logits.numpy(), labels), rel=1e-3)
+    # 98.5 % of few are all.
+    assert config["max_novelty"] == pytest.approx(float(output.novelty.max()), rel=1e-3)
+    highest = torch.cat((output.novelty, changed.novelty)).max()
+    assert config["max_smear_novelty"] == pytest.approx(float(highest), rel=1e-3)
+    # The OOD score was fitted on the training images, as they are and under other stains; as the fields are whole,
+    # there is no direction.
+    assert config["novelty_stages"] == [1]
     with torch.no_grad():
-        stage = model.resnet(processor(stained, return_tensors="pt")["pixel_values"], output_hidden_states=True)
-    mean, whitening = fit_novelty(SmearNovelty.statistics(stage.hidden_states[1]).numpy())
+        maps = model.resnet(
+            torch.cat((fitted, under_other_stains(fitted, tmp_path / "one"))), output_hidden_states=True
+        )
+    mean, whitening = fit_novelty(SmearNovelty.statistics(maps.hidden_states[1]).numpy())
     assert model.novelty.mean.numpy() == pytest.approx(mean, rel=1e-3, abs=1e-5)
     assert model.novelty.whitening.numpy() == pytest.approx(whitening, rel=1e-2, abs=1e-2 * np.abs(whitening).max())
+    assert not model.novelty.direction.any()
 
     train_results = json.loads((tmp_path / "one" / "train_results.json").read_text(encoding="utf-8"))
     assert train_results["recipe"]["Data sets"] == "bccd"
@@ -159,7 +202,55 @@ def test_a_run_with_a_validation_split_is_calibrated_on_it(blood, tiny, tmp_path
     assert np.mean(known) == pytest.approx(results["kept"])
     names = load(blood)["train"].features["label"].names
     further = load_model(ModelArguments(), str(tmp_path / "one"), names, do_train=True)
-    assert (further.config.temperature, further.config.max_novelty) == (1.0, None)
+    config = further.config
+    assert (config.temperature, config.max_novelty, config.max_smear_novelty) == (1.0, None, None)
+
+
+def test_a_model_of_crops_refuses_what_lies_beside_cells(blood, tiny, tmp_path, monkeypatch):
+    """More of it than by the Gaussian alone, and as much of the validation stays known."""
+    monkeypatch.setattr(calibration, "_MIN_BESIDE", 5)
+    gathered = []
+    monkeypatch.setattr(calibration, "_statistics", keeping(calibration._statistics, gathered))
+    run = arguments(blood, tiny, tmp_path / "one", "--do_train", "--max_steps", "1", "--find_cell", "True")
+    train.main([*run, "--dataloader_num_workers", "0"])
+    model = WBCForImageClassification.from_pretrained(tmp_path / "one")
+    plain, restained, beside, held_out = (torch.from_numpy(part) for part in gathered)
+    assert len(plain) == len(restained) == 21
+    assert len(beside) > 5
+
+    def parts(statistics):
+        whitened = (statistics - model.novelty.mean) @ model.novelty.whitening.double().T
+        return whitened.norm(dim=1), whitened @ model.novelty.direction.double() + model.novelty.offset
+
+    (_, cells), (_, others), (distance, log_odds) = map(parts, (plain, beside, held_out))
+    # They are counted from the highest of the few validation images of a lab.
+    assert float(log_odds.max()) == pytest.approx(0, abs=1e-3)
+    assert (others > 0).float().mean() > 0.8 > 0.2 > (cells > 0).float().mean()
+    assert model.config.max_novelty == pytest.approx(float(distance.max()), rel=1e-3)
+
+
+def keeping(function, results):
+    def kept(*args):
+        results.append(function(*args))
+        return results[-1]
+
+    return kept
+
+
+def test_a_lab_that_is_left_out_takes_no_part_in_the_calibration(blood, tiny, tmp_path):
+    """The run gives what one gives whose data never had the lab."""
+    without = load(blood)
+    for split in ("train", "validation"):
+        rows = [row for row, lab in enumerate(without[split]["lab"][:]) if lab == "bccd"]
+        without[split] = without[split].select(rows)
+    save(without, tmp_path / "without")
+    runs = {"left out": [blood, "--leave_out", "pbc"], "without": [str(tmp_path / "without")]}
+    for name, (data, *more) in runs.items():
+        train.main(arguments(data, tiny, tmp_path / name, "--do_train", "--max_steps", "2", *more))
+    one, other = (WBCForImageClassification.from_pretrained(tmp_path / name) for name in runs)
+    for value in ("temperature", "max_novelty", "max_smear_novelty", "min_focus"):
+        assert getattr(one.config, value) == pytest.approx(getattr(other.config, value), rel=1e-6), value
+    assert torch.equal(one.novelty.mean, other.novelty.mean)
 
 
 def test_weights_that_are_only_evaluated_can_be_calibrated(blood, tiny, tmp_path):
@@ -174,7 +265,7 @@ def test_weights_that_are_only_evaluated_can_be_calibrated(blood, tiny, tmp_path
     own = arguments(blood, str(tmp_path / "one"), tmp_path / "one", "--do_eval")
     train.main([*own, "--calibrate"])
     config = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))
-    for name in ("temperature", "max_novelty"):
+    for name in ("temperature", "max_novelty", "max_smear_novelty"):
         assert config[name] == pytest.approx(expected[name], rel=1e-3)
     assert found in (tmp_path / "one" / "README.md").read_text(encoding="utf-8")
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 from runs import arguments
@@ -11,8 +12,8 @@ from runs import arguments
 import train
 from hub.data.load import load
 from hub.files import UserError
-from hub.training.report import command_line
-from modeling_wbc import WBCForImageClassification
+from hub.training.report import accepted_by, command_line
+from modeling_wbc import WBCConfig, WBCForImageClassification
 
 
 def test_a_run_leaves_a_model_with_results_plots_and_card(trained):
@@ -173,3 +174,13 @@ def test_the_command_is_the_one_that_was_run(monkeypatch, environment, command):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert command_line(["--run_name", "my run"]) == command
+
+
+def test_an_image_is_accepted_as_a_cell_is_known():
+    """By the rule of `analyze`: an unfamiliar stain is not accepted, as it is not known."""
+    config = WBCConfig(max_novelty=1.5, max_smear_novelty=2.0, min_focus=0.7)
+    scores = {"novelty": np.float32([1.0, 1.5, 1.6, 3.0, 1.0]), "focus": np.float32([1.0, 0.75, 1.0, 1.0, 0.5])}
+    assert accepted_by(config, scores).tolist() == [True, True, False, False, False]
+    assert accepted_by(WBCConfig(max_novelty=1.55), scores).tolist() == [True, True, False, False, True]
+    assert accepted_by(WBCConfig(min_focus=0.7), scores) is None
+    assert accepted_by(config, {}) is None

@@ -1,0 +1,83 @@
+"""Crops beside the cells of training images, and cells under other stains."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hub.data.synthetic import draw_field
+from hub.training.augmentation import OOD_STAIN_JITTER
+from hub.training.images import CellImages
+from hub.training.outliers import CropsBesideCells, Restained, restain, square_beside
+from modeling_wbc import WBCImageProcessor
+
+MEAN, STD = (torch.tensor(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+
+@pytest.fixture(scope="module")
+def images():
+    fields = [draw_field("neutrophil", seed) for seed in range(12)] + [Image.new("RGB", (80, 60), "white")]
+    rows = datasets.Dataset.from_dict({"image": fields, "label": [0] * 13}).cast_column("image", datasets.Image())
+    return CellImages(rows, WBCImageProcessor(size=32), label_ids=[0])
+
+
+def stained(pixel_values):
+    """The share of pixels as dark as a nucleus."""
+    pixels = pixel_values * STD + MEAN
+    return float((pixels[1] < 0.4).float().mean())
+
+
+def test_what_lies_beside_cells_shows_none(images):
+    beside = CropsBesideCells(images)
+    assert len(beside) == len(images) == 13
+    rows = [beside[index] for index in range(13)]
+    assert sum(row["found"] for row in rows) >= 10
+    assert not rows[12]["found"]  # nor a cell
+    for index, row in enumerate(rows):
+        assert row["pixel_values"].shape == (3, 32, 32)
+        assert torch.equal(row["pixel_values"], beside[index]["pixel_values"])
+        if row["found"]:
+            assert stained(row["pixel_values"]) < 0.5 * stained(images[index]["pixel_values"])
+    colours = {tuple(row["pixel_values"].mean((1, 2)).tolist()) for row in rows if row["found"]}
+    assert len(colours) == sum(row["found"] for row in rows)
+
+
+def test_squares_are_within_the_image_and_clear_of_every_cell():
+    cells = np.array([[100.0, 80, 180, 160], [250, 20, 330, 100]], dtype=np.float32)
+    rng = np.random.default_rng(0)
+    squares = np.stack([square_beside(cells, (320, 240), rng) for _ in range(200)])
+    sides = squares[:, 2] - squares[:, 0]
+    assert sides == pytest.approx(squares[:, 3] - squares[:, 1], abs=1e-3)
+    assert (squares[:, :2] >= 0).all()
+    assert (squares[:, 2:] <= (320.001, 240.001)).all()
+    assert 28 <= sides.min() < 40
+    assert 60 < sides.max() <= 80
+    for left, top, right, bottom in ((110, 90, 170, 150), (260, 30, 320, 90)):  # three quarters of each side
+        beside = (
+            (squares[:, 2] <= left) | (squares[:, 0] >= right) | (squares[:, 3] <= top) | (squares[:, 1] >= bottom)
+        )
+        assert beside.all()
+    assert square_beside(np.array([[0.0, 0, 60, 60]]), (60, 60), rng) is None
+
+
+def test_other_stains_change_the_colours_of_the_same_crop(images):
+    restained = Restained(images)
+    assert len(restained) == 13
+    for index in (0, 3):
+        plain, row = images[index], restained[index]
+        assert row["labels"] == plain["labels"]
+        assert torch.equal(row["pixel_values"], restained[index]["pixel_values"])
+        assert (row["pixel_values"] - plain["pixel_values"]).abs().max() > 0.1
+        both = torch.stack([part["pixel_values"].mean(0).flatten() for part in (plain, row)])
+        assert torch.corrcoef(both)[0, 1] > 0.9  # the same shapes
+    state = torch.get_rng_state()
+    first, second, again = (restain(images[0]["pixel_values"], images.image_processor, seed) for seed in (1, 2, 1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    # By the stain jitter of 8 bits.
+    pixels = ((images[0]["pixel_values"] * STD + MEAN) * 255).round().to(torch.uint8)
+    torch.manual_seed(1)
+    expected = OOD_STAIN_JITTER(pixels)
+    torch.testing.assert_close((first * STD + MEAN) * 255, expected.float(), atol=0.01, rtol=0)
