@@ -47,8 +47,8 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
     - `reason`: of that status, of how many pages the first was read, or why an image was not drawn;
     - `left`, `top`, `right` and `bottom` of the cell's box in pixels, and the detector's `score`;
     - the most probable `label`; `known`, whether the cell is in focus and looks like those of a smear (`yes` or `no`);
-      `distance`, `novelty`, `focus` and `remark`, why a cell is unknown, as in [`Cell`]; and the probability of each
-      type by its name.
+      `distance`, `novelty`, `focus` and `remark`, why a cell is unknown, as in [`Cell`], of which "unfamiliar stain"
+      leaves the label as a guess; and the probability of each type by its name.
 
     The table is in UTF-8 with a byte order mark, by which spreadsheets know it, and holds whole rows whenever the run
     ends. In folders and archives, hidden files and those that are plainly no images, such as `.txt`, have no row.
@@ -122,7 +122,7 @@ def describe(found: dict) -> str:
     if others:
         lines.append(f"The shares are of white cells, which {' and '.join(others)} are not")
     lines.append(
-        f"{sum(found['counts'].values()):,} cells, and {found['unknown']:,} that look like none, in "
+        f"{sum(found['counts'].values()):,} cells, {found['unknown']:,} more unknown, in "
         f"{found['images']:,} images; {found['unreadable']:,} could not be read"
     )
     rest = {

@@ -53,7 +53,7 @@ def test_reads_every_image_and_goes_on_after_one_that_is_none(model, tmp_path, c
     arguments = ["--model", str(model), "--output", str(tmp_path / "out"), "--draw"]
     assert main(["predict", str(folder), str(tmp_path / "one.bmp"), *arguments]) == 0
     captured = capsys.readouterr()
-    assert "3 cells, and 0 that look like none, in 3 images; 1 could not be read" in captured.out
+    assert "3 cells, 0 more unknown, in 3 images; 1 could not be read" in captured.out
     assert "broken.jpg" in caplog.text
 
     rows = table(tmp_path / "out")
@@ -81,14 +81,17 @@ def test_counts_what_is_unknown_apart(model, tmp_path, capsys):
     known = WBCForImageClassification.from_pretrained(model)
     known.novelty.whitening.normal_()
     near, far = sorted(field.cells[0].novelty for field in known.analyze(images))
-    known.config.max_novelty = (near + far) / 2
+    known.config.max_novelty, known.config.max_smear_novelty = (near + far) / 2, 2 * far
     WBCImageProcessor(size=32).save_pretrained(tmp_path / "limited")
     known.save_pretrained(tmp_path / "limited")
     arguments = ["--model", str(tmp_path / "limited"), "--output", str(tmp_path / "out")]
     assert main(["predict", *map(str, images), *arguments]) == 0
-    assert "1 cells, and 1 that look like none, in 2 images" in capsys.readouterr().out
-    rows = {row["known"]: float(row["novelty"]) for row in table(tmp_path / "out")}
-    assert rows == {"no": pytest.approx(far, abs=1e-3), "yes": pytest.approx(near, abs=1e-3)}
+    assert "1 cells, 1 more unknown, in 2 images" in capsys.readouterr().out
+    rows = {row["known"]: row for row in table(tmp_path / "out")}
+    novelties = {key: float(row["novelty"]) for key, row in rows.items()}
+    assert novelties == {"no": pytest.approx(far, abs=1e-3), "yes": pytest.approx(near, abs=1e-3)}
+    assert {key: row["remark"] for key, row in rows.items()} == {"no": "unfamiliar stain", "yes": ""}
+    assert rows["no"]["label"]  # a guess
 
 
 def test_names_what_is_not_there(model, tmp_path, capsys):
