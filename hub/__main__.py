@@ -285,6 +285,8 @@ def _labs(commands) -> None:
     labs.add_argument("--dataset", metavar="NAME", action="append", required=True, help=help)
     help = "the splits to measure, of each lab the first that it has; a+b joins two (default: test validation)"
     labs.add_argument("--split", metavar="NAME", nargs="+", default=["test", "validation"], help=help)
+    help = "also measure images as worse cameras and lamps give them, at four severities"
+    labs.add_argument("--corruptions", action="store_true", help=help)
     _output(labs, classifier=True)
 
 
@@ -294,8 +296,8 @@ def _run_labs(args: argparse.Namespace) -> None:
 
     labs, model = load_labs(args.dataset, args.split), load_classifier(args.model)
     about = {"model": args.model, "command": f"python -m hub {shlex.join(sys.argv[1:])}"}
-    print(describe(measure(model, labs, args.output, about)))
-    print(f"each image's prediction is in {args.output / 'predictions.csv'}")
+    print(describe(measure(model, labs, args.output, about, corruptions=args.corruptions)))
+    print(f"each image's prediction is in {args.output / 'predictions.csv'}, the costliest mistakes in mistakes.png")
 
 
 def _mistakes(commands) -> None:

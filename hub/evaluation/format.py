@@ -146,6 +146,27 @@ def labs_table(results: dict) -> list[list[str]]:
     return rows
 
 
+def corruptions_table(corruptions: Mapping[str, Mapping]) -> list[list[str]]:
+    """The figures of `hub.evaluation.corruptions.measure_corruptions` as the rows of a table, the first one the head.
+
+    Args:
+        corruptions: The figures of each lab by its name. A cell holds accuracy, known share and, under corruption, the
+            share of answers that changed, in percent.
+    """
+
+    def cell(figures: Mapping, *names: str) -> str:
+        return " / ".join(f"{100 * figures[name]:.1f}" for name in names)
+
+    rows = [["Lab", "Corruption", "Clean: accuracy / known (%)"]]
+    for lab, found in corruptions.items():
+        clean = cell(found["clean"], "accuracy", "known")
+        for name, severities in found["corrupted"].items():
+            of_severities = [cell(figures, "accuracy", "known", "changed") for figures in severities]
+            rows.append([lab, name, clean, *of_severities])
+    rows[0] += ["1: accuracy / known / changed (%)", *map(str, range(2, len(rows[-1]) - 2))]
+    return rows
+
+
 def _table_rows(results: dict, label_names: Sequence[str]) -> list[list[str]]:
     """The cells of table 1: the head, the classes, the average."""
     keys = class_keys(label_names)

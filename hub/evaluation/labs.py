@@ -18,12 +18,16 @@ from tqdm.auto import tqdm
 from hub.data.columns import origins
 from hub.data.load import SPLIT_OF_FOLDER, load
 from hub.data.raw import log_unreadable, subfolders
-from hub.evaluation.format import labs_table, text_table
+from hub.evaluation.corruptions import measure_corruptions
+from hub.evaluation.format import corruptions_table, labs_table, text_table
 from hub.evaluation.intervals import bootstrap_means
 from hub.evaluation.metrics import expected_calibration_error
+from hub.evaluation.mistakes import TILE_WIDTH, mistake_tiles
 from hub.evaluation.plots import plot_labs
+from hub.evaluation.sheets import contact_sheet
 from hub.files import UserError, check_output, one_line, write_json, writing
 from modeling_wbc import Field
+from modeling_wbc.field_wbc import UNFAMILIAR_STAIN
 
 # The splits to measure, in order of preference.
 SPLITS = ("test", "validation")
@@ -68,6 +72,7 @@ def measure(
     labs: Mapping[str, Dataset],
     output: str | os.PathLike | None = None,
     about: Mapping[str, str] | None = None,
+    corruptions: bool = False,
 ) -> dict:
     """Measure how a classifier travels: its figures in each lab.
 
@@ -76,21 +81,25 @@ def measure(
         labs: The images of each lab: columns `image`, `label` (a `ClassLabel`, whose names are matched with the
             model's types, the case of letters aside) and, where known, `group`, the field, slide or patient that the
             image is of, and `file_name`. `load_labs` returns it.
-        output: A folder to write; new or empty: the results as `results.json`, their plot `labs.png`, and
-            `predictions.csv`, a row for each image with `file_name`, `lab`, `group`, `label`, the `prediction` among
-            all types of the model, its `confidence` in [0, 1], the `prediction_of_lab` among the types that the lab
-            has, `known` and `found`; predictions and confidence are empty if no cell was found. Default: no files.
+        output: A folder to write; new or empty: the results as `results.json`, their plot `labs.png`, the costliest
+            mistakes `mistakes.png` (see `mistake_tiles`), and `predictions.csv`, a row for each image with
+            `file_name`, `lab`, `group`, `label`, the `prediction` among all types of the model, its `confidence` in
+            [0, 1], the `prediction_of_lab` among the types that the lab has, `known`, the `remark` why it is not, and
+            `found`; predictions and confidence are empty if no cell was found. Default: no files.
         about: Entries to put before the results, such as the model's name and the command.
+        corruptions: Whether to measure each lab also under corruptions, see `measure_corruptions`.
 
     Returns:
-        `about`, and `labs`, which holds for each lab, all shares in [0, 1]:
+        `about`; with `corruptions`, under this name what `measure_corruptions` returns for each lab; and `labs`, which
+        holds for each lab, all shares in [0, 1]:
 
         - `split`; `types`, those of the model that the lab has; `left_out`, the number of images of each type that
           the model does not know;
         - `images`, the number of images of known type that could be read; `unreadable`, the names of those that could
           not; `groups`, the number of groups, where an image without a group is one, or None if no group is known;
         - `found`, the share of images with a cell; `known`, the share whose foremost cell is within the OOD
-          threshold; `refused`, the number of the other images;
+          threshold; `refused`, the number of the other images; `unfamiliar_stain`, the share of images that are
+          refused for their stain alone;
         - `accuracy` of the likeliest among the lab's types; `balanced_accuracy`, the mean of its recalls; and
           `accuracy_of_all_types`, that of the likeliest among all types of the model;
         - `confidently_wrong`, the share whose cell is known, but whose likeliest type of all is wrong and more
@@ -110,7 +119,8 @@ def measure(
     # Selected before the first is analysed, so that a lab without a known type ends the run at its beginning.
     selected = {lab: _known_types(images, lab, names) for lab, images in labs.items()}
     measured: dict[str, dict] = {}
-    tables = []
+    corrupted: dict[str, dict] = {}
+    tables, tiles = [], []
     for lab, (images, class_ids, left_out) in selected.items():
         table, probabilities, unreadable = _analyzed(model, images, lab)
         if table.empty:
@@ -120,19 +130,29 @@ def measure(
         split = None if images.split is None else str(images.split)
         measured[lab] = {"split": split, "left_out": left_out, "unreadable": unreadable, **figures}
         tables.append(_predictions(table, probabilities, references, names))
-    results = {**(about or {}), "labs": measured}
+        encoded = _encoded(images)
+        if corruptions:
+            groups = None if table["group"].isna().all() else table["group"].to_list()
+            readable = encoded.select(table.index)["image"]
+            corrupted[lab] = measure_corruptions(model, readable, references, groups, lab)
+        if output is not None:
+            tiles += mistake_tiles(encoded, tables[-1], table["crop_box"])
+    results = {**(about or {}), "labs": measured, **({"corruptions": corrupted} if corruptions else {})}
     if output is not None:
         with writing(output) as folder:
             folder.mkdir()
             write_json(folder / "results.json", results)
             pd.concat(tables).to_csv(folder / "predictions.csv", index=False, lineterminator="\r\n", encoding="utf-8")
             plot_labs(measured, folder / "labs.png")
+            contact_sheet(tiles, columns=8, width=TILE_WIDTH).save(folder / "mistakes.png")
     return results
 
 
 def describe(results: dict) -> str:
     """The result of `measure` as text: a table, and the images that are not in it."""
     lines = [text_table(labs_table(results))]
+    if "corruptions" in results:
+        lines += ["", text_table(corruptions_table(results["corruptions"])), ""]
     for lab, found in results["labs"].items():
         if found["left_out"]:
             counts = ", ".join(f"{count:,} {name}" for name, count in found["left_out"].items())
@@ -187,14 +207,20 @@ def _known_types(images: Dataset, lab: str, names: Sequence[str]) -> tuple[Datas
     return images if len(rows) == len(images) else images.select(rows), references, dict(left_out)
 
 
+def _encoded(images: Dataset) -> Dataset:
+    """The column `image` of images, not decoded."""
+    return images.select_columns(["image"]).cast_column("image", Image(decode=False))
+
+
 def _analyzed(model, images: Dataset, lab: str) -> tuple[pd.DataFrame, np.ndarray, list[str]]:
     """Analyse the images of a lab.
 
     Returns:
-        `file_name`, `lab`, `group`, `known` and `found` of each image that could be read, by its row; the
-        probabilities of its foremost cell, float64 (N, C), NaN without a cell; and the names of the unreadable images.
+        `file_name`, `lab`, `group`, and of the foremost cell `known`, `found`, `remark` and `crop_box` (None without
+        one), of each image that could be read, by its row; the probabilities of its foremost cell, float64 (N, C),
+        NaN without a cell; and the names of the unreadable images.
     """
-    encoded = images.select_columns(["image"]).cast_column("image", Image(decode=False))
+    encoded = _encoded(images)
     file_names = images["file_name"][:] if "file_name" in images.column_names else [None] * len(images)
     columns = zip(file_names, origins(images, "group"), strict=True)
     rows, probabilities, unreadable = {}, [], []
@@ -207,6 +233,8 @@ def _analyzed(model, images: Dataset, lab: str) -> tuple[pd.DataFrame, np.ndarra
         cell = field.cells[0] if field.cells else None
         known = cell is not None and cell.known
         rows[row] = {"file_name": name, "lab": lab, "group": group, "known": known, "found": cell is not None}
+        # A checkpoint published earlier gives no remark.
+        rows[row] |= {"remark": getattr(cell, "remark", None), "crop_box": cell and cell.crop_box}
         nothing = [np.nan] * model.config.num_labels
         probabilities.append(list(cell.probabilities.values()) if cell else nothing)
     log_unreadable([(f"{name} of the lab {lab}", reason) for name, reason in unreadable])
@@ -270,6 +298,7 @@ def _figures(table: pd.DataFrame, probabilities: np.ndarray, references: np.ndar
         "balanced_accuracy": float(recalls.mean()),
         "expected_calibration_error": error,
         "refused": int((~known).sum()),
+        "unfamiliar_stain": float((table["remark"] == UNFAMILIAR_STAIN).mean()),
         "confusion_matrix": confusion.tolist(),
         "intervals": intervals,
     }
@@ -292,6 +321,7 @@ def _predictions(
             "confidence": np.where(found, [f"{value:.5f}" for value in filled.max(axis=1)], ""),
             "prediction_of_lab": np.where(found, names[types[filled[:, types].argmax(axis=1)]], ""),
             "known": np.where(table["known"], "yes", "no"),
+            "remark": table["remark"].fillna(""),
             "found": np.where(found, "yes", "no"),
         }
     )

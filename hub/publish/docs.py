@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hub.evaluation.format import (
+    corruptions_table,
     format_difference,
     format_interval,
     format_percent,
@@ -174,6 +175,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "readme": lambda results: _checkpoint_table(results, _README_ROWS),
     "checkpoint": lambda results: _checkpoint_table(results, _CHECKPOINT_ROWS),
     "labs": lambda results: markdown_table(labs_table(results.read("labs"))),
+    "corruptions": lambda results: markdown_table(corruptions_table(results.find("labs/corruptions")[0]), 2),
     "ood": _ood_table,
     "ood scores": _ood_scores_table,
 }

@@ -16,10 +16,10 @@ from hub.data.pbc import PBC_CLASSES
 from hub.evaluation.compare import mistaken_photographs
 from hub.evaluation.format import format_interval, text_table
 from hub.evaluation.intervals import wilson_interval
+from hub.evaluation.sheets import BoxedImage, boxes_sheet
 from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
 from hub.study.annotations import Finding, empty_halves, find_annotated
-from hub.study.sheets import BoxedImage, boxes_sheet
 from modeling_wbc import Field, WBCImageProcessor
 from modeling_wbc.reading_wbc import read_image
 

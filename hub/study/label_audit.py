@@ -23,9 +23,9 @@ from sklearn.svm import SVC
 
 from hub.data.bccd import BCCD_CLASSES, find_photographs
 from hub.data.photographs import register
+from hub.evaluation.sheets import captioned, contact_sheet
 from hub.files import UserError, check_output
 from hub.study.annotations import ANNOTATIONS_ORIGIN, read_boxes
-from hub.study.sheets import captioned, contact_sheet
 from modeling_wbc.reading_wbc import read_image
 
 # Side in pixels of the crop that is measured, and of a crop in the picture.

@@ -19,10 +19,10 @@ from transformers import AutoImageProcessor
 from hub.data.load import load
 from hub.evaluation.format import ood_tables, text_table
 from hub.evaluation.intervals import wilson_interval
+from hub.evaluation.sheets import BoxedImage, boxes_sheet
 from hub.files import UserError, check_output, write_json
 from hub.inference.predict import load_classifier
 from hub.study.annotations import empty_halves, find_annotated
-from hub.study.sheets import BoxedImage, boxes_sheet
 from modeling_wbc import Field, WBCImageProcessor
 from modeling_wbc.reading_wbc import read_image
 

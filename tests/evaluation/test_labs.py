@@ -16,6 +16,7 @@ from hub.data.load import save
 from hub.data.synthetic import draw_field
 from hub.evaluation import labs as module
 from hub.evaluation.labs import load_labs, measure
+from hub.evaluation.sheets import contact_sheet
 from hub.files import UserError
 from modeling_wbc import Cell, Field, WBCConfig, WBCForImageClassification, WBCImageProcessor
 
@@ -58,7 +59,9 @@ class Reader:
 
 def cell(probabilities, known):
     named = dict(zip(TYPES, probabilities, strict=True))
-    return Cell((0, 0, 9, 9), (0, 0, 9, 9), 0.5, max(named, key=named.get), named, 1.0, 1.0, known, [[0.0]])
+    remark = None if known else "unfamiliar stain"
+    box = (0, 0, 4, 4)
+    return Cell(box, box, 0.5, max(named, key=named.get), named, 1.0, 1.0, known, [[0.0]], remark=remark)
 
 
 def encoded(level):
@@ -134,6 +137,29 @@ def test_a_lab_in_which_nothing_is_found_has_no_calibration_error():
     assert found["expected_calibration_error"] is None
     assert found["groups"] is None
     assert (found["accuracy"], found["refused"]) == (0, 2)
+
+
+def test_the_sheet_shows_known_mistakes_the_most_probable_first(tmp_path, monkeypatch):
+    drawn = []
+
+    def laid_out(tiles, **layout):
+        drawn.extend(tiles)
+        return contact_sheet(tiles, **layout)
+
+    monkeypatch.setattr(module, "contact_sheet", laid_out)
+    images = lab([10, 40, 20, 30, 50, 10], [0, 0, 0, 0, 0, 1], file_name=[f"{number}.png" for number in range(6)])
+    measure(Reader(), {"here": images}, tmp_path / "out")
+    # The last is sure by 0.95, 20 by 0.92, 40 by 0.4; the first is right, 30 unknown, 50 has no cell.
+    assert [np.asarray(tile.convert("L"))[-100, 5] for tile in drawn] == [10, 20, 40]
+    with Image.open(tmp_path / "out" / "mistakes.png") as sheet:
+        assert sheet.height == drawn[0].height + 4
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv", keep_default_na=False)
+    assert table["remark"].to_list() == ["", "", "", "unfamiliar stain", "", ""]
+
+
+def test_the_share_of_unfamiliar_stain_is_among_the_refused():
+    found = measure(Reader(), {"here": lab([10, 30, 30, 50], [0, 0, 0, 1])})["labs"]["here"]
+    assert (found["known"], found["unfamiliar_stain"], found["refused"]) == (0.25, 0.5, 3)
 
 
 def test_groups_widen_the_interval():
@@ -242,9 +268,18 @@ def test_the_command_measures_folders_of_images_and_writes_all(model, tmp_path, 
     assert 0 < found["known"] < found["found"] == 12 / 13
     assert set(labels) >= set(own["prediction"]) - {""}
     assert "mine " in printed
-    with Image.open(output / "labs.png") as plot:
-        assert plot.width > 1000
+    for name in ("labs.png", "mistakes.png"):
+        with Image.open(output / name) as picture:
+            assert picture.width > 1000
     assert main(arguments) == 1
     assert "exists and is not empty" in capsys.readouterr().err
+    assert {*own["remark"]} == {"", "no smear"}
+    few = ["--dataset", str(tmp_path / "other"), "--output", str(tmp_path / "few"), "--corruptions"]
+    assert main([*arguments[:3], *few]) == 0
+    assert "colour cast" in capsys.readouterr().out
+    corrupted = json.loads((tmp_path / "few" / "results.json").read_text(encoding="utf-8"))["corruptions"]["other"]
+    assert corrupted["images"] == 2
+    for name in ("accuracy", "known"):
+        assert corrupted["clean"][name] == results["labs"]["other"][name]
     assert main([*arguments[:-1], str(tmp_path / "new"), "--split", "validation"]) == 1
     assert "no image of the lab other in the split validation, only in test" in capsys.readouterr().err

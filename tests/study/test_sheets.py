@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hub.study.sheets import BoxedImage, boxes_sheet, captioned
+from hub.evaluation.sheets import BoxedImage, boxes_sheet, captioned
 
 GREEN, RED, BLUE = (0, 192, 0), (255, 0, 0), (0, 0, 255)
 
