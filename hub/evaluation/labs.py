@@ -136,7 +136,7 @@ def measure(
             readable = encoded.select(table.index)["image"]
             corrupted[lab] = measure_corruptions(model, readable, references, groups, lab)
         if output is not None:
-            tiles += mistake_tiles(encoded, tables[-1], table["crop_box"])
+            tiles += mistake_tiles(encoded, tables[-1], table["crop_box"].to_list())
     results = {**(about or {}), "labs": measured, **({"corruptions": corrupted} if corruptions else {})}
     if output is not None:
         with writing(output) as folder:

@@ -30,7 +30,8 @@ def mistake_tiles(encoded: Dataset, predictions: pd.DataFrame, crop_boxes: Seque
     wrong = wrong.sort_values("confidence", ascending=False, kind="stable").head(MOST_MISTAKES)
     tiles = []
     for row, mistake in wrong.iterrows():
-        crop = read_image(encoded[row]["image"]).crop([round(side) for side in mistake["crop_box"]])
+        left, top, right, bottom = map(round, mistake["crop_box"])
+        crop = read_image(encoded[row]["image"]).crop((left, top, right, bottom))
         caption = (
             f"{mistake['lab']}: {mistake['label']}\n{mistake['prediction']} {mistake['confidence']:.0%}\n"
             f"{mistake['file_name'][-26:]}"

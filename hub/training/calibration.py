@@ -22,9 +22,10 @@ logger = logging.getLogger(__name__)
 
 # The share of each lab's images that the OOD threshold accepts (in-distribution acceptance).
 ACCEPTANCE = 0.985
-# The OOD score is fitted to as many training images at most, and to as many of them under other stains.
+# The OOD score is fitted to as many training images at most, and to as many of them under other stains: fewer than a
+# quarter of all, and cells of other labs are refused.
 MAX_FITTED_IMAGES = 2000
-MAX_RESTAINED = 400
+MAX_RESTAINED = 800
 # Fewer crops beside cells have no direction.
 _MIN_BESIDE = 20
 _DIRECTION_C = 0.01  # inverse of the penalty of the logistic regression
@@ -180,15 +181,16 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     rows, some = (sample_evenly(images.origins, count, images.seed) for count in (MAX_FITTED_IMAGES, MAX_RESTAINED))
     cells = np.concatenate([_statistics(trainer, images, rows), _statistics(trainer, Restained(images), some)])
     mean, whitening = fit_novelty(cells)
-    values = {"mean": mean, "whitening": whitening}
+    values: dict[str, np.ndarray | float] = {"mean": mean, "whitening": whitening}
     if images.image_processor.do_find_cell:
         beside = _statistics(trainer, CropsBesideCells(images), rows)
         if len(beside) >= _MIN_BESIDE:
-            held_out = sample_evenly(validation.origins, MAX_FITTED_IMAGES, images.seed)
+            labs = validation.origins
+            held_out = sample_evenly(labs, MAX_FITTED_IMAGES, images.seed)
             samples = (cells, beside, _statistics(trainer, validation, held_out))
             cells, beside, others = ((sample - mean) @ whitening.T for sample in samples)
             direction, offset = fit_direction(cells, beside)
-            start = fit_threshold(others @ direction + offset, np.array(validation.origins)[held_out])
+            start = fit_threshold(others @ direction + offset, [labs[row] for row in held_out])
             values |= {"direction": direction, "offset": offset - start}
         else:
             logger.warning(f"{len(beside)} training images have room beside their cells: the OOD score does without")
