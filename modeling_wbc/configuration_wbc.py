@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from transformers import ResNetConfig
 
-NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
+NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in", "ign")
 MINING = ("batch", "class", "none")
 
 
@@ -27,6 +27,8 @@ class WBCConfig(ResNetConfig):
               first two stages (after IBN-Net-b, Pan et al. 2018, which has it in the last block of a stage only).
             - `"ibn-in"`: as `"ibn"`, and an affine instance norm after the addition of every block of the last two
               stages (the paper: "IN in the high layers").
+            - `"ign"`: as `"ibn"`, with group norm in place of batch norm in the second half of the channels. A control
+              that is not the paper's, see [`InstanceGroupNorm2d`].
         center_loss_weight (`float`, defaults to 0.001): lambda of equation 12, at least 0. The paper gives no value.
             Trained on BCCD from random weights, all features collapsed to one point with 0.01, but not with 0.0001.
         center_loss_margin (`float`, defaults to 1.0): m of equations 8-10, a squared distance, at least 0. The paper

@@ -17,6 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_wbc import WBCConfig
 from .field_wbc import Field, analyze_images
+from .group_norm_wbc import InstanceGroupNorm2d
 from .heads_wbc import HeadLosses, LabelLoss
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
@@ -45,10 +46,11 @@ class WBCModel(WBCPreTrainedModel, ResNetModel):
         self.stain = StainNormalizer(config.stain_size) if config.stain_size else None
         layout, num_stages = config.norm_layout, len(self.encoder.stages)
         for index, stage in enumerate(self.encoder.stages):
-            if layout in ("ibn", "ibn-in") or (layout == "ibn-a" and index < num_stages - 1):
+            if layout in ("ibn", "ibn-in", "ign") or (layout == "ibn-a" and index < num_stages - 1):
+                norm = InstanceGroupNorm2d if layout == "ign" else InstanceBatchNorm2d
                 for block in stage.layers:
                     first = block.layer[0]
-                    first.normalization = InstanceBatchNorm2d(first.normalization.num_features)
+                    first.normalization = norm(first.normalization.num_features)
             if (layout == "ibn-b" and index < 2) or (layout == "ibn-in" and index >= num_stages - 2):
                 for block in stage.layers:
                     norm = nn.InstanceNorm2d(config.hidden_sizes[index], affine=True)

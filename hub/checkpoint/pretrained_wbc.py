@@ -14,6 +14,7 @@ from transformers.models.resnet.modeling_resnet import ResNetPreTrainedModel
 from transformers.utils import IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from .configuration_wbc import WBCConfig
+from .group_norm_wbc import InstanceGroupNorm2d
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss
 from .novelty_wbc import SmearNovelty
@@ -57,6 +58,11 @@ class WBCPreTrainedModel(ResNetPreTrainedModel):
         if isinstance(module, nn.InstanceNorm2d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, InstanceGroupNorm2d):
+            for ones, zeros in ((module.weight, module.bias), (module.running_var, module.running_mean)):
+                init.ones_(ones)
+                init.zeros_(zeros)
+            init.zeros_(module.num_batches_tracked)
         elif isinstance(module, HardMinedCenterLoss):
             init.zeros_(module.centers)
             init.zeros_(module.active_fraction)

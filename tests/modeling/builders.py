@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from modeling_wbc import WBCConfig, WBCForImageClassification
+from modeling_wbc.group_norm_wbc import InstanceGroupNorm2d
 
-LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in")
+LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in", "ign")
 RESNET_34 = {"embedding_size": 64, "hidden_sizes": [64, 128, 256, 512], "depths": [3, 4, 6, 3], "layer_type": "basic"}
 
 
@@ -18,7 +19,7 @@ def randomise(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d)):
+            if isinstance(module, (nn.BatchNorm2d, nn.InstanceNorm2d, InstanceGroupNorm2d)):
                 module.weight.uniform_(0.3, 1.2, generator=generator)
                 module.bias.normal_(0, 0.2, generator=generator)
             if isinstance(module, nn.BatchNorm2d):

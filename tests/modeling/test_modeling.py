@@ -53,7 +53,7 @@ def test_has_as_many_parameters_as_resnet_34():
     assert count == sum(parameter.numel() for parameter in reference.parameters())
 
 
-@pytest.mark.parametrize("layout", ["bn", "ibn", "ibn-a"])
+@pytest.mark.parametrize("layout", ["bn", "ibn", "ibn-a", "ign"])
 def test_state_dict_is_that_of_resnet_34(layout, meta_models):
     with torch.device("meta"):
         reference = ResNetModel(ResNetConfig(**RESNET_34))
@@ -110,6 +110,20 @@ def test_instance_norm_follows_the_addition(layout, stages, meta_models):
             assert norm.weight.shape == (WBCConfig().hidden_sizes[stage],)
 
 
+def instance_group_norm(x, weight, bias):
+    """Each channel of the first half, and each group of channels of the second, by its own mean and variance."""
+    half = x.shape[1] // 2
+    size = max(number for number in (1, 2, 4, 8, 16) if (x.shape[1] - half) % number == 0)
+    groups = [[channel] for channel in range(half)]
+    groups += [list(range(first, first + size)) for first in range(half, x.shape[1], size)]
+    result = torch.empty_like(x)
+    for group in groups:
+        values = x[:, group]
+        mean, var = values.mean((1, 2, 3), keepdim=True), values.var((1, 2, 3), correction=0, keepdim=True)
+        result[:, group] = (values - mean) / (var + 1e-5).sqrt()
+    return result * weight[:, None, None] + bias[:, None, None]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_block_computes_what_its_layout_says(layout):
     """Every block of a tiny network of four stages, from functional norms."""
@@ -129,6 +143,8 @@ def test_a_block_computes_what_its_layout_says(layout):
             half = hidden.shape[1] // 2
             instance = F.instance_norm(hidden[:, :half], weight=norm.weight[:half], bias=norm.bias[:half])
             expected = torch.cat([instance, expected[:, half:]], dim=1)
+        if layout == "ign":
+            expected = instance_group_norm(hidden, norm.weight, norm.bias)
         expected = batch_norm(second.convolution(expected.relu()), second.normalization)
         if isinstance(block.shortcut, nn.Identity):
             expected = expected + x

@@ -24,6 +24,7 @@ FOLDER = {
     "field_wbc.py",
     "focus_wbc.py",
     "fonts_wbc.py",
+    "group_norm_wbc.py",
     "heads_wbc.py",
     "image_processing_wbc.py",
     "loss_wbc.py",
