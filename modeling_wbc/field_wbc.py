@@ -206,16 +206,15 @@ def analyze_images(
     Raises:
         ValueError: if an image cannot be read; the message names the file.
     """
-    # Of these, a path, bytes, a row of a data set and an array can be iterated, too.
-    single = (str, bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor)
-    one = isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
+    one = is_one_image(images)
+    several: Iterable = [images] if one else images  # type: ignore[assignment]
     labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     stages = {label: names for label, names in model.config.active_stages.items() if label in labels}
     fields, crops = [], []
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for image in images if isinstance(images, Iterable) and not one else [images]:
+        for image in several:
             read = image_processor.fetch_images(image)
             pages = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
             cells = image_processor.preprocess_cells(read)
@@ -233,6 +232,13 @@ def analyze_images(
         for module in training:  # not `model.train()`: frozen norms may have been in eval mode
             module.training = True
     return fields[0] if one else fields
+
+
+def is_one_image(images) -> bool:
+    """Whether an argument of [`WBCForImageClassification.analyze`] is one image, not several."""
+    # Of these, a path, bytes, a row of a data set and an array can be iterated, too.
+    single = (str, bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor)
+    return isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
 
 
 def remark_on(novelty: float, focus: float, config: WBCConfig) -> str | None:
