@@ -54,6 +54,10 @@ class WBCConfig(ResNetConfig):
             the first stage, without the direction towards what lies beside cells.
         min_focus (`float`, *optional*): focus threshold, above 0: `analyze` marks a cell whose crop has a smaller
             [`Cell.focus`] as unknown, since it is out of focus. Fitted after training; with None, no cell is.
+        max_shift (`float`, defaults to 0.04): shift of the norms' statistics, at least 0, up to which
+            [`WBCForImageClassification.adapt`] takes a lab's crops for those of the training and leaves the norms as
+            they are.
+        adaptation (`dict`, *optional*): what `adapt` has changed, in a copy that it made, see there.
         stages (dict of lists of `str`, *optional*): names of the stages of maturation of each type that has any, such
             as `{"neutrophil": ["band neutrophil", "segmented neutrophil"]}`. Their order is that of the stage ids.
         attributes (dict of lists of `str`, *optional*): names of the values of each attribute of a cell, such as
@@ -98,6 +102,8 @@ class WBCConfig(ResNetConfig):
     max_smear_novelty: float | None = None
     novelty_stages: list[int] | None = None
     min_focus: float | None = None
+    max_shift: float = 0.04
+    adaptation: dict | None = None
     stages: dict[str, list[str]] | None = None
     attributes: dict[str, list[str]] | None = None
     stage_loss_weight: float = 1.0
@@ -118,7 +124,7 @@ class WBCConfig(ResNetConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         weights = ("center_loss_weight", "center_loss_margin", "stage_loss_weight", "attribute_loss_weight")
-        for name in (*weights, "stain_size"):
+        for name in (*weights, "stain_size", "max_shift"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         if not 0 <= self.center_loss_alpha <= 1:

@@ -15,6 +15,7 @@ from transformers.models.resnet.modeling_resnet import ResNetModel
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
+from .adapt_wbc import adapt_model
 from .configuration_wbc import WBCConfig
 from .field_wbc import Field, analyze_images
 from .group_norm_wbc import InstanceGroupNorm2d
@@ -273,6 +274,29 @@ class WBCForImageClassification(WBCPreTrainedModel):
             ValueError: if an image cannot be read; the message names the file.
         """
         return analyze_images(self, images, image_processor or self.image_processor_or_default(), batch_size)
+
+    def adapt(
+        self,
+        images: ImageInput | str | os.PathLike | Iterable,
+        labels: Iterable | None = None,
+        image_processor: WBCImageProcessor | None = None,
+        move_norms: bool | None = None,
+    ) -> "WBCForImageClassification":
+        """Adapt a copy to a lab by images of its own; this model stays as it is. See [`adapt_model`].
+
+        Args:
+            images: images of the lab as in [`~WBCForImageClassification.analyze`], or `pixel_values` (N, C, H, W).
+            labels: the type of the foremost cell of each image: its name, its class id, or None where it is not known.
+            image_processor: as in `analyze`.
+            move_norms: whether the norms' statistics move. Default: where their shift is above `config.max_shift`.
+
+        Returns:
+            The copy, with what has moved in `config.adaptation`.
+
+        Raises:
+            ValueError: if there is no cell, an image or a label cannot be read, or this model is an adapted copy.
+        """
+        return adapt_model(self, images, labels, image_processor or self.image_processor_or_default(), move_norms)
 
 
 WBCModel.register_for_auto_class("AutoModel")

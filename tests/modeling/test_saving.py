@@ -17,8 +17,10 @@ from tests.modeling.builders import LAYOUTS, RESNET_34, assert_same_features, im
 
 FOLDER = {
     "config.json",
+    "adapt_wbc.py",
     "configuration_wbc.py",
     "detection_wbc.py",
+    "few_shot_wbc.py",
     "illumination_wbc.py",
     "stain_wbc.py",
     "field_wbc.py",
