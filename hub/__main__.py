@@ -20,14 +20,6 @@ BUILT = Path("data/blood8")
 # The published labs, and those that a union may have: the keys of `hub.data.union.PUBLISHERS`, and its `UNITED`.
 LABS = ("bccd", "pbc", "chula", "lisc", "raabin")
 UNITED = ("bccd", "pbc", "chula")
-# Former names, which still work: the first arguments, the former word, the present one.
-RENAMED = (
-    (("cells",), "cells", "detection"),
-    (("foreign",), "foreign", "ood"),
-    (("tables",), "tables", "ablations"),
-    (("dataset", "review"), "review", "audit"),
-    (("model", "report"), "--foreign", "--ood"),
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,31 +35,22 @@ def main(argv: list[str] | None = None) -> int:
         SystemExit: The arguments are wrong (status 2), or ask for help (0).
     """
     from hub.files import UserError, one_line
+    from hub.former_names import present_names
 
     logging.basicConfig(format="%(levelname)s: %(message)s")
     parser = argparse.ArgumentParser(prog="python -m hub", description=__doc__)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_dataset, _model, _space, _predict, _compare, _labs, _mistakes, _detection, _ood, _ablations, _docs):
+    for add in (_dataset, _model, _space, _predict, _adapt, _compare, _labs, _mistakes):
         add(commands)
-    args = parser.parse_args(_present_names(sys.argv[1:] if argv is None else argv))
+    for add in (_detection, _ood, _ablations, _docs):
+        add(commands)
+    args = parser.parse_args(present_names(sys.argv[1:] if argv is None else argv))
     try:
         args.run(args)
     except (UserError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
-
-
-def _present_names(argv: list[str]) -> list[str]:
-    """Replace former names of commands and flags, with a line on stderr for each."""
-    for start, former, present in RENAMED:
-        if tuple(argv[: len(start)]) == start:
-            for index, argument in enumerate(argv):
-                name, equals, value = argument.partition("=")
-                if name == former and (former.startswith("--") or index == len(start) - 1):
-                    print(f"{former} is now called {present}; the former name will be removed", file=sys.stderr)
-                    argv = [*argv[:index], present + equals + value, *argv[index + 1 :]]
-    return argv
 
 
 def _add(commands, name: str, help: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
@@ -266,6 +249,24 @@ def _run_predict(args: argparse.Namespace) -> None:
     print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")
 
 
+def _adapt(commands) -> None:
+    adapt = _add(commands, "adapt", "adapt a copy of a classifier to a lab by images of its own", _run_adapt)
+    adapt.add_argument("folder", type=Path, metavar="FOLDER", help="images of the lab")
+    help = "types of the foremost cells of some images: columns file (path in FOLDER) and label"
+    adapt.add_argument("--labels", type=Path, metavar="CSV", help=help)
+    help = "the norms' statistics (default: move where the lab's shift is above the model's max_shift)"
+    adapt.add_argument("--norms", choices=("move", "keep"), help=help)
+    _output(adapt, classifier=True)
+
+
+def _run_adapt(args: argparse.Namespace) -> None:
+    from hub.inference.adapt import adapt, describe
+
+    move_norms = None if args.norms is None else args.norms == "move"
+    print(describe(adapt(args.folder, args.model, args.output, args.labels, move_norms)))
+    print(f"the adapted copy is in {args.output}, for --model of other commands")
+
+
 def _compare(commands) -> None:
     compare = _add(commands, "compare", "compare the runs of two recipes on the same images", _run_compare)
     for name in ("first", "second"):
@@ -287,17 +288,24 @@ def _labs(commands) -> None:
     labs.add_argument("--split", metavar="NAME", nargs="+", default=["test", "validation"], help=help)
     help = "also measure images as worse cameras and lamps give them, at four severities"
     labs.add_argument("--corruptions", action="store_true", help=help)
+    help = "also measure what adapting to each lab brings, with 0 to 20 labelled cells a type"
+    labs.add_argument("--adapt", action="store_true", help=help)
     _output(labs, classifier=True)
 
 
 def _run_labs(args: argparse.Namespace) -> None:
+    from hub.evaluation.adapting import check_adaptable, describe_adaptation, measure_adaptation
     from hub.evaluation.labs import describe, load_labs, measure
     from hub.inference.predict import load_classifier
 
     labs, model = load_labs(args.dataset, args.split), load_classifier(args.model)
+    if args.adapt:
+        check_adaptable(model)
     about = {"model": args.model, "command": f"python -m hub {shlex.join(sys.argv[1:])}"}
     print(describe(measure(model, labs, args.output, about, corruptions=args.corruptions)))
     print(f"each image's prediction is in {args.output / 'predictions.csv'}, the costliest mistakes in mistakes.png")
+    if args.adapt:
+        print(describe_adaptation(measure_adaptation(model, labs, args.output)))
 
 
 def _mistakes(commands) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = [
     *("dataset build", "dataset audit", "dataset stage", "dataset push"),
     *("model export", "model report", "model stage", "model push", "space stage", "space push"),
-    *("predict", "compare", "labs", "mistakes", "detection", "ood", "ablations", "docs"),
+    *("predict", "adapt", "compare", "labs", "mistakes", "detection", "ood", "ablations", "docs"),
 ]
 FORMER = {"cells": "detection", "foreign": "ood", "tables": "ablations", "dataset review": "dataset audit"}
 

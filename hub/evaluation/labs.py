@@ -117,7 +117,7 @@ def measure(
         check_output(output)
     names = [model.config.id2label[index] for index in range(model.config.num_labels)]
     # Selected before the first is analysed, so that a lab without a known type ends the run at its beginning.
-    selected = {lab: _known_types(images, lab, names) for lab, images in labs.items()}
+    selected = {lab: known_types(images, lab, names) for lab, images in labs.items()}
     measured: dict[str, dict] = {}
     corrupted: dict[str, dict] = {}
     tables, tiles = [], []
@@ -191,7 +191,7 @@ def _split_by_lab(dataset: DatasetDict, source: str, splits: Sequence[str]) -> d
     return found
 
 
-def _known_types(images: Dataset, lab: str, names: Sequence[str]) -> tuple[Dataset, np.ndarray, dict[str, int]]:
+def known_types(images: Dataset, lab: str, names: Sequence[str]) -> tuple[Dataset, np.ndarray, dict[str, int]]:
     """The images of the model's types, their class ids in the model, and the number of images of each other type."""
     ids = {name.lower(): index for index, name in enumerate(names)}
     own = images.features["label"].names
@@ -246,7 +246,7 @@ def _fields(model, encoded: Dataset) -> Iterator[tuple[str | None, Field | str]]
     for start in range(0, len(encoded), _CHUNK):
         images = encoded[start : start + _CHUNK]["image"]
         try:
-            fields = model.analyze([_source(image) for image in images])
+            fields = model.analyze([image_source(image) for image in images])
         except ValueError:  # One of them cannot be read.
             fields = [_field(model, image) for image in images]
         yield from zip((image["path"] for image in images), fields, strict=True)
@@ -255,12 +255,12 @@ def _fields(model, encoded: Dataset) -> Iterator[tuple[str | None, Field | str]]
 def _field(model, image: dict) -> Field | str:
     """The field of one image, or the reason why it cannot be read."""
     try:
-        return model.analyze(_source(image))
+        return model.analyze(image_source(image))
     except ValueError as error:
         return one_line(error)
 
 
-def _source(image: dict) -> io.BytesIO | Path:
+def image_source(image: dict) -> io.BytesIO | Path:
     """An image of `datasets.Image(decode=False)` as a source of `analyze`."""
     return Path(image["path"]) if image["bytes"] is None else io.BytesIO(image["bytes"])
 
