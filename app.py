@@ -23,9 +23,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
+import gradio.mcp
 from huggingface_hub import metadata_load
 
 from space.about import about
+from space.api import MCPServer, connect_api
 from space.classifier import Classifier, first_known
 from space.examples import copy_examples, examples_row
 from space.many_images import overview, table_headers, table_rows
@@ -101,7 +103,7 @@ class Handlers:
         detected) or "unreadable". For research only, no diagnosis.
 
         Args:
-            image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
+            image: Smear image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
         return [[answer for answer, _ in self.classifier.answers(_named(image), THUMBNAIL_SIZE)]]
 
@@ -129,7 +131,7 @@ class Handlers:
         read is "unreadable", and its `remark` gives the reason. For research only, no diagnosis.
 
         Args:
-            files: images or ZIP archives, at most 256 MB each.
+            files: Smear images (JPEG, PNG, TIFF, ...) or ZIP archives of them, at most 256 MB each.
         """
         files = files or []
         return [answer for answer, _ in self._answers(read_uploads(files), len(files), progress)]
@@ -274,17 +276,6 @@ def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
     tab.opacity.input(None, tab.opacity, js="(percent) => setHeatMapOpacity(percent)")
 
 
-def _api(handlers: Handlers) -> None:
-    """Add the two functions that programs and assistants call."""
-    with gr.Group(visible=False):
-        one, several = gr.File(label="image"), gr.File(label="files", file_count="multiple")
-        button = gr.Button()
-        button.click(handlers.classify, one, gr.JSON(label="answer"), api_name="classify", **_batched())
-        button.click(
-            handlers.classify_batch, several, gr.JSON(label="answers"), api_name="classify_batch", **MANY_IMAGES
-        )
-
-
 def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
     """Build the page and its API.
 
@@ -309,7 +300,7 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
         upload.upload(
             handlers.look_at_many, upload, [upload, summary, *tables], api_visibility="private", **MANY_IMAGES
         )
-        _api(handlers)
+        connect_api(handlers, _batched(), MANY_IMAGES)
     return page.queue(max_size=MAX_REQUESTS)
 
 
@@ -380,6 +371,7 @@ def main() -> None:
     script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
     script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
     page = build(_load(args.model), args.dataset)
+    gradio.mcp.GradioMCPServer = MCPServer
     try:
         page.launch(
             server_name=args.host,

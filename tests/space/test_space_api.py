@@ -1,6 +1,7 @@
 """The API as programs call it, through `gradio_client` and plain HTTP."""
 
 import io
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,11 @@ def test_the_api_says_what_it_takes_and_gives(client):
     takes = {name: [part["parameter_name"] for part in endpoint["parameters"]] for name, endpoint in endpoints.items()}
     assert takes == {"/classify": ["image"], "/classify_batch": ["files"]}
     assert [part["label"] for part in endpoints["/classify"]["returns"]] == ["answer"]
+    for endpoint in endpoints.values():
+        (part,) = endpoint["parameters"]
+        assert part["python_type"]["description"].startswith("Smear image")
+        assert ".pdf" not in json.dumps(part)
+        assert "BloodImage" in json.dumps(part["example_input"])
 
 
 def test_the_answer_does_not_depend_on_the_format(client, classifier, known, tmp_path):
