@@ -62,14 +62,12 @@ class Handlers:
     value for each visitor, and so is every output.
     """
 
-    def __init__(self, classifier: Classifier, dataset: str | None):
+    def __init__(self, classifier: Classifier):
         self.classifier = classifier
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
         # long as this object.
         self._folder = tempfile.TemporaryDirectory(prefix="examples-")
-        self.examples, self.examples_title = copy_examples(
-            Path(self._folder.name), dataset, classifier.image_processor.fetch_images
-        )
+        self.examples = copy_examples(Path(self._folder.name))
 
     def look(self, paths: list[str]) -> tuple[list, ...]:
         """Show images, each on the page of its visitor."""
@@ -276,21 +274,14 @@ def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
     tab.opacity.input(None, tab.opacity, js="(percent) => setHeatMapOpacity(percent)")
 
 
-def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
-    """Build the page and its API.
-
-    Args:
-        classifier: The model.
-        dataset: The id of a dataset on the Hub to take examples from.
-    """
-    handlers = Handlers(classifier, dataset)
+def build(classifier: Classifier) -> gr.Blocks:
+    """Build the page of a model, and its API."""
+    handlers = Handlers(classifier)
     with gr.Blocks(title=text("page.title").en, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.HTML(_header(), apply_default_css=False)
         with gr.Tabs():
             with gr.Tab(I18N("wbc.one")):
-                examples = examples_row(
-                    handlers.examples, handlers.examples_title, classifier.image_processor.fetch_images
-                )
+                examples = examples_row(handlers.examples, classifier.image_processor.fetch_images)
                 one_image = _one_image(examples, len(classifier.labels))
             with gr.Tab(I18N("wbc.many")):
                 upload, summary, tables = _many_images()
@@ -327,14 +318,8 @@ def arguments() -> argparse.Namespace:
     card = HERE / "README.md"
     metadata = (metadata_load(card) if card.is_file() else None) or {}
     model = next(iter(metadata.get("models", [])), str(HERE / "hub" / "checkpoint"))
-    dataset = next(iter(metadata.get("datasets", [])), None)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=os.environ.get("WBC_MODEL") or model, help="a folder or a Hub id")
-    parser.add_argument(
-        "--dataset",
-        default=os.environ.get("WBC_DATASET", dataset),
-        help="the id of a dataset on the Hub to take examples from",
-    )
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     parser.add_argument("--port", default=os.environ.get("GRADIO_SERVER_PORT") or "7860", help="1 to 65535")
     parser.add_argument("--mcp", action="store_true", help="serve the API to assistants by the Model Context Protocol")
@@ -370,7 +355,7 @@ def main() -> None:
     # Gradio's `file_types` would refuse a whole upload for one file of another type, which gets a row of its own here.
     script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
     script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
-    page = build(_load(args.model), args.dataset)
+    page = build(_load(args.model))
     gradio.mcp.GradioMCPServer = MCPServer
     try:
         page.launch(

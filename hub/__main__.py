@@ -178,7 +178,7 @@ def _space(commands) -> None:
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_id(parser, "model", MODEL_NAME, "the model that it shows")
-        _add_id(parser, "dataset", DATASET_NAME, "the dataset that its examples are from")
+        _add_id(parser, "dataset", DATASET_NAME, "the dataset that its model was trained on")
 
     def stage(args: argparse.Namespace, folder: Path) -> None:
         from hub.publish.space import stage

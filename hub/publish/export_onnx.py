@@ -33,7 +33,7 @@ class _OnnxOutputs(nn.Module):
 
 
 def export_onnx(source: str | os.PathLike, path: Path) -> None:
-    """Write a classifier as a float32 ONNX model, and check its logits on the drawn examples against PyTorch.
+    """Write a classifier as a float32 ONNX model, and check its logits on the examples against PyTorch.
 
     The input is `pixel_values`, float32 (N, 3, S, S) for any N, as the image processor returns them. The outputs are
     `logits` (N, C), `distance` (N,), `novelty` (N,) and `embeddings` (N, D), float32, see

@@ -190,8 +190,8 @@ def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None
     plots = [checkpoint / name for name in PLOTS if (checkpoint / name).is_file()]
     for path in [*(checkpoint / name for name in needed), *_code(checkpoint), *plots]:
         shutil.copy(path, folder)
-    (folder / "examples").mkdir()
-    examples = [Path(shutil.copy(path, folder / "examples")) for path in sorted(EXAMPLES.glob("*.jpg"))]
+    shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("*.png"))
+    examples = sorted((folder / "examples").glob("*.jpg"))
     (folder / ONNX_NAME).parent.mkdir()
     export_onnx(checkpoint, folder / ONNX_NAME)
     write_results_card(

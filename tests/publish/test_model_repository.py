@@ -21,6 +21,7 @@ def test_the_model_repository_holds_what_it_needs_and_no_more(hub, published):
         *(path.name for path in CHECKPOINT.glob("*.py")),
         *("results.json", "confusion_matrix_bccd.png", "confusion_matrix_pbc.png", "reliability.png"),
         *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.jpg")),
+        "examples/README.md",
         "onnx/model.onnx",
     }
     assert hub.content("model", MODEL, "model.safetensors") == (CHECKPOINT / "model.safetensors").read_bytes()

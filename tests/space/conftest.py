@@ -31,7 +31,7 @@ def url(tmp_path_factory):
         port = free.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HUB_OFFLINE": "1", "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio"))}
-    environment |= {"WBC_MODEL": str(CHECKPOINT), "WBC_DATASET": "", "GRADIO_SERVER_PORT": str(port)}
+    environment |= {"WBC_MODEL": str(CHECKPOINT), "GRADIO_SERVER_PORT": str(port)}
     process = subprocess.Popen([sys.executable, str(folder / "app.py"), "--mcp"], cwd=elsewhere, env=environment)
     address = f"http://127.0.0.1:{port}"
     for _ in range(240):

@@ -75,5 +75,5 @@ def test_a_port_in_use_is_one_line(monkeypatch, capsys):
             raise OSError("Cannot find empty port in range: 7860-7860.")
 
     monkeypatch.setattr(app, "_load", lambda source: None)
-    monkeypatch.setattr(app, "build", lambda classifier, dataset: Page())
+    monkeypatch.setattr(app, "build", lambda classifier: Page())
     assert "port 7861: Cannot find empty port" in refused(monkeypatch, capsys, "--port", "7861")

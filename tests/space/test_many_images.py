@@ -10,7 +10,7 @@ from space.many_images import differential
 def test_more_than_a_thousand_images_are_cut(monkeypatch, classifier, folder):
     monkeypatch.setattr(app, "MAX_IMAGES", 3)
     paths = [str(path) for path in sorted(folder.glob("mono*"))[:5]]
-    _, summary, english, _ = app.Handlers(classifier, None).look_at_many(paths, lambda *_, **__: None)
+    _, summary, english, _ = app.Handlers(classifier).look_at_many(paths, lambda *_, **__: None)
     assert "3 images are the most in one go: the others were left out" in summary
     assert len(english["value"]) == 3
 

@@ -161,8 +161,8 @@ def test_the_upload_fields_name_types_that_phones_convert_theirs_to(visit):
 
 def test_clicks_an_example(visit):
     page = visit()
-    page.get_by_role("button", name="Examples, drawn by a program").nth(3).click()
-    expect(page.locator("#verdict .verdict")).to_be_visible()
+    page.get_by_role("button", name="eosinophil, PBC").click()
+    expect(page.locator("#verdict .verdict h2 .en")).to_have_text("Eosinophil")
 
 
 def test_drops_thirty_files_and_reads_the_table(visit, folder, classifier, tmp_path):
