@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
+from space.jobs import CancelledError, Turns, check_cancelled
 from space.texts import Text, text, type_name
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Classifier:
         # The stride of the network's last feature map is 32 pixels.
         self.map_side = self.model.config.image_size / 32
         self.labels = [self.model.config.id2label[index] for index in range(self.model.config.num_labels)]
+        Turns().share(self.model)
 
     def results(self) -> dict | None:
         """Return the measured figures beside the weights, or None if there are none."""
@@ -64,7 +66,7 @@ class Classifier:
         return json.loads(Path(path).read_text(encoding="utf-8")) if path else None
 
     def answers(
-        self, sources: Iterable[tuple[str, object]], preview_size: int
+        self, sources: Iterable[tuple[str, object]], preview_size: int, on_read: Callable[[], None] = lambda: None
     ) -> list[tuple[dict, Image.Image | None]]:
         """Analyse images together, or one by one if that fails, so that no image keeps the others from their answers.
 
@@ -72,26 +74,34 @@ class Classifier:
             sources: For each image its name, and what `fetch_images` of the image processor reads or the error that
                 made the image unavailable.
             preview_size: The most pixels of a preview's longer side.
+            on_read: Is called after each image, when its cells are found.
 
         Returns:
             For each image its answer, and a preview in RGB or None if it cannot be read or analysed.
+
+        Raises:
+            CancelledError: if the job that asks is cancelled.
         """
         sources = list(sources)
         try:
-            return self._answers_together(sources, preview_size)
+            return self._answers_together(sources, preview_size, on_read)
+        except CancelledError:
+            raise
         except Exception:
             logger.exception("analysing the images one by one, as analysing them together failed")
         answers = []
         for name, source in sources:
             try:
                 answers += self._answers_together([(name, source)], preview_size)
+            except CancelledError:
+                raise
             except Exception:
                 logger.exception("the analysis of an image failed")
                 answers.append(self._read(name, ValueError("its analysis failed")))
         return answers
 
     def _answers_together(
-        self, sources: Iterable[tuple[str, object]], preview_size: int
+        self, sources: Iterable[tuple[str, object]], preview_size: int, on_read: Callable[[], None] = lambda: None
     ) -> list[tuple[dict, Image.Image | None]]:
         """Analyse images together; arguments and result as of `answers`."""
         answers = []
@@ -99,11 +109,13 @@ class Classifier:
         def readable() -> Iterator[Image.Image]:
             # Keep one image in memory at a time, however many are analysed together.
             for name, source in sources:
+                check_cancelled()
                 answer, image = self._read(name, source)
                 answers.append((answer, None if image is None else _preview(image, preview_size)))
                 if image is not None:
                     yield image
                     del image
+                on_read()
 
         fields = iter(self.model.analyze(readable(), self.image_processor))
         for answer, preview in answers:

@@ -40,6 +40,21 @@ def read_uploads(paths: Iterable[str]) -> Iterator[tuple[str, str | io.BytesIO |
             yield name, error
 
 
+def count_images(paths: Iterable[str]) -> int:
+    """Count what `read_uploads` yields, without reading more of an archive than its directory."""
+    count = 0
+    for path in paths:
+        if not is_archive(path):
+            count += 1
+            continue
+        try:
+            with _open_archive(path) as archive:
+                count += sum(not is_clutter(name) for name, _ in _members(archive))
+        except ValueError:
+            count += 1
+    return count
+
+
 def is_archive(name: str | os.PathLike) -> bool:
     """Return whether a file is a ZIP archive by its name."""
     return os.fspath(name).lower().endswith(".zip")
@@ -69,27 +84,32 @@ def read_archive(path: str | os.PathLike) -> Iterator[tuple[str, io.BytesIO | Va
     Raises:
         ValueError: if the archive is unsafe, encrypted or damaged, or holds no image.
     """
+    with _open_archive(path) as archive:
+        for name, member in _members(archive):
+            yield name, None if is_clutter(name) else _unpack(archive, member)
+
+
+def _open_archive(path: str | os.PathLike) -> zipfile.ZipFile:
+    """Open a ZIP archive.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
     try:
-        archive = zipfile.ZipFile(path)
+        return zipfile.ZipFile(path)
     except UnicodeDecodeError as error:
         raise ValueError("it is damaged, as a name in it is not in UTF-8 as it states; pack it again") from error
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error  # without the path, which may be the server's
     except Exception as error:  # zipfile raises errors of every kind on damaged data
         raise ValueError(str(error) or "it is a damaged ZIP archive") from error
-    with archive:
-        members = _members(archive)
-        if all(is_clutter(name) for name, _ in members):
-            raise ValueError("it holds no image")
-        for name, member in members:
-            yield name, None if is_clutter(name) else _unpack(archive, member)
 
 
 def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
     """Return the name and the entry of each file of an archive.
 
     Raises:
-        ValueError: if the archive is unsafe or encrypted.
+        ValueError: if the archive is unsafe or encrypted, or holds no image.
     """
     entries = archive.infolist()
     members = [
@@ -111,6 +131,8 @@ def _members(archive: zipfile.ZipFile) -> list[tuple[str, zipfile.ZipInfo]]:
         raise ValueError(
             f"it is refused, as it unpacks to {size / 2**20:,.0f} MiB, more than {MAX_UNPACKED_BYTES >> 20:,}"
         )
+    if all(is_clutter(name) for name, _ in members):
+        raise ValueError("it holds no image")
     return members
 
 
