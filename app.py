@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,15 +29,15 @@ from space.about import about
 from space.api import MCPServer, connect_api
 from space.classifier import Classifier, first_known
 from space.examples import copy_examples, examples_row
+from space.jobs import MAX_IMAGES, Jobs, answers_to_many
 from space.many_images import overview, table_headers, table_rows
 from space.one_image import MAX_CELLS, annotated_image, verdict
 from space.pictures import THUMBNAIL_SIZE, thumbnail_url
 from space.texts import GRADIO_TEXTS, text, type_name
-from space.uploads import IMAGE_TYPES, MAX_FILE_BYTES, read_uploads
+from space.uploads import IMAGE_TYPES, MAX_FILE_BYTES, count_images
 
 HERE = Path(__file__).parent
-MAX_IMAGES = 1000  # in one go
-BATCH = 16  # images that are analysed together
+MAX_JOBS = 4  # of one image, and of many, at the same time
 PREVIEW_SIZE = 1280  # pixels of the longer side of the image shown
 BATCH_PREVIEW_SIZE = 640  # the same of images that thumbnails are cut out of
 MAX_THUMBNAILS = 100  # of a type
@@ -56,30 +55,27 @@ PROGRESS = gr.Progress()
 
 
 class Handlers:
-    """The functions behind the events of the page and behind its API.
-
-    Gradio batches the requests of several visitors to `look` and `classify`: every argument is then a list with a
-    value for each visitor, and so is every output.
-    """
+    """The functions behind the events of the page and behind its API."""
 
     def __init__(self, classifier: Classifier):
         self.classifier = classifier
+        self.jobs = Jobs()
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
         # long as this object.
         self._folder = tempfile.TemporaryDirectory(prefix="examples-")
         self.examples = copy_examples(Path(self._folder.name))
 
-    def look(self, paths: list[str]) -> tuple[list, ...]:
-        """Show images, each on the page of its visitor."""
-        rows = []
-        for answer, preview in self.classifier.answers(_named(paths), PREVIEW_SIZE):
+    def look(self, path: str, request: gr.Request) -> list:
+        """Show an image."""
+        with self.jobs.running(request.session_hash):
+            ((answer, preview),) = self.classifier.answers(_named([path]), PREVIEW_SIZE)
             index, count = first_known(answer), len(answer["cells"][:MAX_CELLS])
             field = annotated_image(answer, preview, self.classifier.map_side)
             choices = gr.update(choices=[(str(n + 1), n) for n in range(count)], value=index, visible=count > 1)
             opacity = gr.update(visible=any(cell["known"] for cell in answer["cells"]))
             # None empties the upload field for the next image.
-            rows.append([None, answer, field, choices, *_described(answer, index), opacity])
-        return tuple(map(list, zip(*rows, strict=True)))
+            return [None, answer, field, choices, *_described(answer, index), opacity]
+        return gr.skip()
 
     def describe(self, answer: dict, index: int) -> list:
         """Show the verdict on the cell that was chosen in the row of numbers."""
@@ -93,7 +89,11 @@ class Handlers:
         """Put the example that was clicked into the upload field."""
         return str(self.examples[event.index])
 
-    def classify(self, image: list[str]) -> list[list[dict]]:
+    def cancel(self, request: gr.Request) -> None:
+        """Cancel what is analysed for a visitor: of many images, the answers up to there are shown."""
+        self.jobs.cancel(request.session_hash)
+
+    def classify(self, image: str) -> dict:
         """Classify the white blood cells of one smear image.
 
         Returns every detected cell with its box, type and calibrated probabilities. The type of the image is that of
@@ -103,26 +103,28 @@ class Handlers:
         Args:
             image: Smear image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
-        return [[answer for answer, _ in self.classifier.answers(_named(image), THUMBNAIL_SIZE)]]
+        ((answer, _),) = self.classifier.answers(_named([image]), THUMBNAIL_SIZE)
+        return answer
 
-    def look_at_many(self, files: list[str], progress=PROGRESS) -> list:
+    def look_at_many(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list:
         """Show many images: a summary, thumbnails and a table."""
-        sources, answers = read_uploads(files), []
+        answers: list[dict] = []
         thumbnails: dict[str, list[str]] = {}
-        for answer, preview in self._answers(sources, len(files), progress):
-            answers.append(answer)
-            for cell in answer["cells"]:
-                if cell["known"]:
-                    shown = thumbnails.setdefault(cell["label"], [])
-                    if len(shown) < MAX_THUMBNAILS:
-                        shown.append(thumbnail_url(answer, preview, cell))
-        left_out = next(sources, None) is not None
+        with self.jobs.running(request.session_hash):
+            for answer, preview, _ in answers_to_many(self.classifier, files, BATCH_PREVIEW_SIZE, progress):
+                answers.append(answer)
+                for cell in answer["cells"]:
+                    if cell["known"]:
+                        shown = thumbnails.setdefault(cell["label"], [])
+                        if len(shown) < MAX_THUMBNAILS:
+                            shown.append(thumbnail_url(answer, preview, cell))
+        left_out = count_images(files) > MAX_IMAGES
         summary = overview(answers, thumbnails, self.classifier.labels, MAX_IMAGES if left_out else None)
         tables = [gr.update(value=table_rows(answers, language), visible=True) for language in LANGUAGES]
         return [None, summary, *tables]
 
-    # Gradio shows the docstring to callers, who give no progress.
-    def classify_batch(self, files: list[str], progress=PROGRESS) -> list[dict]:  # noqa: D417
+    # Gradio shows the docstring to callers, who give files alone.
+    def classify_batch(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list[dict]:  # noqa: D417
         """Classify the white blood cells of up to 1,000 smear images, or of a ZIP archive of them.
 
         Returns an answer like that of `classify` for each image, in their order. The `status` of a file that cannot be
@@ -131,16 +133,11 @@ class Handlers:
         Args:
             files: Smear images (JPEG, PNG, TIFF, ...) or ZIP archives of them, at most 256 MB each.
         """
-        files = files or []
-        return [answer for answer, _ in self._answers(read_uploads(files), len(files), progress)]
-
-    def _answers(self, sources: Iterator, expected: int, progress) -> Iterator[tuple]:
-        """Yield the answers to the first `MAX_IMAGES` images, and report the progress towards the expected number."""
-        images, done = islice(sources, MAX_IMAGES), 0
-        while batch := list(islice(images, BATCH)):
-            yield from self.classifier.answers(batch, BATCH_PREVIEW_SIZE)
-            done += len(batch)
-            progress((done, max(done, min(MAX_IMAGES, expected))), unit="images")
+        answers = []
+        with self.jobs.running(request.session_hash):
+            for answer, _, _ in answers_to_many(self.classifier, files or [], THUMBNAIL_SIZE, progress):
+                answers.append(answer)
+        return answers
 
 
 def _named(paths: Iterable[str | None]) -> Iterator[tuple[str, object]]:
@@ -244,17 +241,13 @@ def _many_images() -> tuple[gr.File, gr.HTML, list[gr.Dataframe]]:
     return upload, summary, tables
 
 
-MANY_IMAGES: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "many images"}
-
-
-def _batched() -> dict[str, Any]:
-    """Return the options of events whose requests Gradio batches, one batch at a time."""
-    return {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
+# Jobs of several visitors run at once and take turns at the network: none waits for a large image of another.
+ONE_IMAGE: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "one image"}
+MANY_IMAGES: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "many images"}
 
 
 def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
     """Connect the events of the tab for one image."""
-    # Not a State: Gradio would mix up those of visitors whose images are analysed together.
     answer = gr.JSON(visible="hidden")
     described = [tab.verdict, *tab.probabilities]
     outputs = [tab.upload, answer, tab.field, tab.cells, *described, tab.opacity]
@@ -263,9 +256,9 @@ def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
         "api_visibility": "private",
         "show_progress_on": [tab.verdict],
     }
-    tab.upload.upload(handlers.look, tab.upload, outputs, **looking, **_batched())
+    tab.upload.upload(handlers.look, tab.upload, outputs, **looking, **ONE_IMAGE)
     example = tab.examples.click(handlers.take_example, None, tab.upload, api_visibility="private")
-    example.then(handlers.look, tab.upload, outputs, **looking, **_batched())
+    example.then(handlers.look, tab.upload, outputs, **looking, **ONE_IMAGE)
     choosing: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     mark = "(answer, index) => { markCell(index); return [answer, index]; }"
     tab.cells.input(handlers.describe, [answer, tab.cells], described, js=mark, **choosing)
@@ -291,7 +284,8 @@ def build(classifier: Classifier) -> gr.Blocks:
         upload.upload(
             handlers.look_at_many, upload, [upload, summary, *tables], api_visibility="private", **MANY_IMAGES
         )
-        connect_api(handlers, _batched(), MANY_IMAGES)
+        connect_api(handlers, ONE_IMAGE, MANY_IMAGES)
+        page.unload(handlers.cancel)
     return page.queue(max_size=MAX_REQUESTS)
 
 

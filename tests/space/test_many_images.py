@@ -2,15 +2,20 @@
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import app
+from space import jobs
 from space.many_images import differential
+
+VISITOR = SimpleNamespace(session_hash="visitor")
 
 
 def test_more_than_a_thousand_images_are_cut(monkeypatch, classifier, folder):
     monkeypatch.setattr(app, "MAX_IMAGES", 3)
+    monkeypatch.setattr(jobs, "MAX_IMAGES", 3)
     paths = [str(path) for path in sorted(folder.glob("mono*"))[:5]]
-    _, summary, english, _ = app.Handlers(classifier).look_at_many(paths, lambda *_, **__: None)
+    _, summary, english, _ = app.Handlers(classifier).look_at_many(paths, VISITOR, lambda *_, **__: None)
     assert "3 images are the most in one go: the others were left out" in summary
     assert len(english["value"]) == 3
 
