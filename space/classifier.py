@@ -23,7 +23,7 @@ CONFIDENT = 0.8
 class Classifier:
     """A model of the Hub or of a folder.
 
-    An answer to an image is a dictionary, ready for JSON:
+    An answer to an image is a dictionary, ready for JSON (`docs/api.md` describes it to callers):
 
     - `file`: its name.
     - `status`: "sure", "doubtful" (a confidence below `CONFIDENT`), "unknown" (out of distribution), "empty" (no white
@@ -33,8 +33,9 @@ class Classifier:
     - `width`, `height`: in pixels, or None if the image cannot be read.
     - `pages`: how many pages or frames the file has, of which the first is read, or None if it cannot be read.
     - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
-      `confidence`, `probabilities`, `known`, `novelty`; `remark`, why the cell is unknown; and `activation_map`, rows
-      of the evidence for the label in each part of the crop.
+      `confidence`, `probabilities`; `second`, the second most probable type; `known`, `novelty`, `focus`; `remark`,
+      why the cell is unknown; `activation_map`, rows of the evidence for the label in each part of the crop; and
+      `stage` of maturation and `attributes`, where the model tells them.
 
     Attributes:
         source: The folder or the Hub id.
@@ -157,11 +158,16 @@ def _add_cells(answer: dict, cells: Iterable) -> None:
             "label": cell.label,
             "confidence": cell.probabilities[cell.label],
             "probabilities": cell.probabilities,
+            "second": next(iter(sorted(cell.probabilities, key=cell.probabilities.get, reverse=True)[1:]), None),
             "known": cell.known,
             "novelty": cell.novelty,
             # A checkpoint published earlier measures no focus.
+            "focus": getattr(cell, "focus", None),
             "remark": getattr(cell, "remark", None),
             "activation_map": cell.activation_map,
+            # Nor does it tell stages and attributes.
+            "stage": getattr(cell, "stage", None),
+            "attributes": getattr(cell, "attributes", {}),
         }
         for cell in cells
     ]

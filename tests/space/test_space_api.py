@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,26 @@ def test_the_api_says_what_it_takes_and_gives(client):
         assert part["python_type"]["description"].startswith("Smear image")
         assert ".pdf" not in json.dumps(part)
         assert "BloodImage" in json.dumps(part["example_input"])
+
+
+def test_the_answer_is_as_documented(client, known, tmp_path):
+    """`docs/api.md` has a table of the keys of an answer, and one of those of a cell."""
+    documented = [
+        [key for keys in re.findall(r"^\| (`.+?`) \|", part, re.MULTILINE) for key in re.findall("`(.+?)`", keys)]
+        for part in (ROOT / "docs" / "api.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    ]
+    (tmp_path / "notes.txt").write_text("no image")
+    answer, unreadable = client.predict(
+        [handle_file(known[0]), handle_file(tmp_path / "notes.txt")], api_name="/classify_batch"
+    )
+    assert [sorted(answer), sorted(answer["cells"][0])] == [sorted(keys) for keys in documented]
+    assert answer.keys() == unreadable.keys()
+    cell = answer["cells"][0]
+    first, second = sorted(cell["probabilities"].values(), reverse=True)[:2]
+    assert cell["probabilities"][cell["label"]] == cell["confidence"] == first
+    assert cell["probabilities"][cell["second"]] == second
+    assert cell["focus"] > 0
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_the_answer_does_not_depend_on_the_format(client, classifier, known, tmp_path):
@@ -94,8 +115,12 @@ def test_an_upload_has_a_limit(url):
     assert answer.status_code == 413
 
 
-def test_fifty_clients_get_their_own_answers(connect, classifier, tmp_path):
+def test_fifty_clients_get_their_own_answers_while_a_large_field_is_analysed(connect, classifier, tmp_path):
     """Each client's image has its cell elsewhere, so that a mixed-up answer shows."""
+    field = Image.new("RGB", (1600, 1200))
+    for place in range(100):
+        field.paste(draw_field("eosinophil", place, (160, 120)), (place % 10 * 160, place // 10 * 120))
+    field.save(tmp_path / "field.png")
     paths, expected = [], []
     for number in range(50):
         path = tmp_path / f"{number}.png"
@@ -115,5 +140,7 @@ def test_fifty_clients_get_their_own_answers(connect, classifier, tmp_path):
             right += (answer["file"], answer["status"], answer["label"], boxes) == expected[number]
         return right
 
-    with ThreadPoolExecutor(50) as pool:
+    with ThreadPoolExecutor(51) as pool:
+        large = pool.submit(connect().predict, handle_file(tmp_path / "field.png"), api_name="/classify")
         assert list(pool.map(ask, range(50))) == [5] * 50
+        assert len(large.result()["cells"]) > 50
