@@ -10,7 +10,7 @@ from gradio.utils import get_function_description, get_upload_folder, is_in_or_e
 from gradio_client import handle_file
 
 # A photograph of BCCD that no training has seen, at its publisher's.
-EXAMPLE_URL = "https://raw.githubusercontent.com/Shenggan/BCCD_Dataset/master/BCCD/JPEGImages/BloodImage_00001.jpg"
+EXAMPLE_URL = "https://raw.githubusercontent.com/Shenggan/BCCD_Dataset/master/BCCD/JPEGImages/BloodImage_00357.jpg"
 _UPLOADED = "/gradio_api/file="
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 

@@ -134,3 +134,13 @@ def test_an_archive_that_cannot_be_opened_does_not_end_the_others(tmp_path):
     (name, error), (member, _) = uploads.read_uploads([str(tmp_path / "gone.zip"), good])
     assert (name, member) == ("gone.zip", "good.zip/a.png")
     assert str(tmp_path) not in str(error)  # which is the server's
+
+
+def test_counts_what_it_yields_without_unpacking_it(monkeypatch, tmp_path):
+    good = archive_of(tmp_path / "good.zip", {"a.png": b"x", "b/b.png": b"x", "notes.txt": b"x", "c/": b""})
+    unsafe = archive_of(tmp_path / "unsafe.zip", {"a.png": b"x", "../b.png": b"x"})
+    empty = archive_of(tmp_path / "empty.zip", {"notes.txt": b"x"})
+    paths = [good, unsafe, empty, str(tmp_path / "gone.zip"), str(tmp_path / "image.png")]
+    yielded = [len(list(uploads.read_uploads([path]))) for path in paths]
+    monkeypatch.setattr(uploads, "_unpack", None)
+    assert [uploads.count_images([path]) for path in paths] == yielded == [2, 1, 1, 1, 1]
