@@ -56,9 +56,6 @@ AUGMENTATIONS = {
     "paper": v2.Compose(_FLIPS_AND_ROTATIONS),
     "strong": v2.Compose([*_FLIPS_AND_ROTATIONS, StainJitter()]),
 }
-# Fit the calibration and the OOD score on stain-augmented images, too: a model of BCCD alone accepts 2 % of PBC's
-# cells of its four types when fitted on unchanged images alone.
-OOD_STAIN_JITTER = StainJitter(stain=0.5, light=0.12)
 
 
 class CellCrop:

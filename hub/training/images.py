@@ -10,7 +10,6 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
 from transformers import PreTrainedConfig
 from transformers.image_utils import ChannelDimension
 
@@ -45,7 +44,6 @@ class CellImages(torch.utils.data.Dataset):
         label_ids: The model's class id of each of the dataset's labels. Default: by their names in `config`.
         augment: Applied to training images; None for evaluation.
         seed: Seed of the augmentation.
-        stain: Applied to every image before cell detection, see `StainJitter`.
         config: The configuration of the model. Without it, there are no `stage_ids` and `attribute_ids`.
 
     Raises:
@@ -63,7 +61,6 @@ class CellImages(torch.utils.data.Dataset):
         label_ids: list[int] | None = None,
         augment: Callable | None = None,
         seed: int = 0,
-        stain: Callable | None = None,
         config: PreTrainedConfig | None = None,
     ):
         self.dataset = dataset.cast_column("image", ImageFeature(decode=False))  # `read_image` decodes
@@ -83,7 +80,6 @@ class CellImages(torch.utils.data.Dataset):
         self.boxes = torch.full((len(dataset), 4), torch.nan).share_memory_()
         if "foremost_cell" in dataset.column_names:
             self.boxes[:] = torch.tensor(dataset["foremost_cell"][:])
-        self.stain = stain
         self.head_ids = head_ids(dataset, config) if isinstance(config, WBCConfig) else {}
 
     def set_epoch(self, epoch: int) -> None:
@@ -106,8 +102,6 @@ class CellImages(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict:
         image = read_image(self.dataset[index]["image"])
         with self._seeded(index):
-            if self.stain is not None:
-                image = v2.functional.to_pil_image(self.stain(image))
             image, is_crop = self._view(image, index)
         # Named explicitly, since a crop of three pixels' height and width would be ambiguous.
         form = {"input_data_format": ChannelDimension.FIRST} if isinstance(image, Tensor) else {}
@@ -137,8 +131,6 @@ class CellImages(torch.utils.data.Dataset):
 
     def _box(self, image: Image.Image, index: int) -> Tensor:
         """Return the box (4,) of the image's foremost cell, or zeros where no cell is found."""
-        if self.stain is not None:
-            return foremost_cell(self.image_processor, image)
         if self.boxes[index].isnan().any():
             self.boxes[index] = foremost_cell(self.image_processor, image)
         return self.boxes[index]

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
-from hub.training.augmentation import OOD_STAIN_JITTER
 from hub.training.images import CellImages
+from hub.training.views import mix_stains
 from modeling_wbc import WBCImageProcessor
+from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.reading_wbc import read_image
 
 # The side of a crop beside cells, in sides of the crop around the image's foremost cell: the detector takes platelets
@@ -57,10 +58,9 @@ def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int)
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
     )
-    pixels = ((pixel_values * std + mean) * 255).clamp(0, 255).round().to(torch.uint8)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return (OOD_STAIN_JITTER(pixels).float() / 255 - mean) / std
+    light = (pixel_values * std + mean) * (255 / BACKGROUND)
+    mixed = mix_stains(light[None], 1.0, torch.Generator().manual_seed(seed))[0]
+    return ((mixed * (BACKGROUND / 255)).clamp(0, 1) - mean) / std
 
 
 class CropsBesideCells(torch.utils.data.Dataset):
@@ -93,6 +93,7 @@ class CropsBesideCells(torch.utils.data.Dataset):
             return {"pixel_values": torch.zeros(3, processor.size["height"], processor.size["width"]), "found": False}
         crops = processor.crop(image, torch.from_numpy(square)[None])
         form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
+        form["do_correct_illumination"] = False  # which `crop` has done
         return {"pixel_values": processor(crops, do_find_cell=False, **form)["pixel_values"][0], "found": True}
 
 
