@@ -146,6 +146,7 @@ def _model(commands) -> None:
     _folder(report, "--evaluation", "output folder of train.py --do_eval", required=True)
     _folder(report, "--ood", "output folder of python -m hub ood", required=True)
     _folder(report, "--training", "output folders of train.py, in order", nargs="+", required=True)
+    _folder(report, "--labs", "output folder of python -m hub labs")
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         help = f"the exported classifier, with its report (default: {CHECKPOINT})"
@@ -169,7 +170,7 @@ def _run_export(args: argparse.Namespace) -> None:
 def _run_report(args: argparse.Namespace) -> None:
     from hub.publish.model import report
 
-    report(args.folder, args.evaluation, args.ood, args.training)
+    report(args.folder, args.evaluation, args.ood, args.training, args.labs)
 
 
 def _space(commands) -> None:

@@ -28,6 +28,7 @@ from hub.evaluation.format import (
     markdown_table,
     ood_tables,
 )
+from hub.evaluation.heads import heads_rows
 from hub.files import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -46,8 +47,12 @@ _BCCD_ROWS = (
     ("BCCD TEST_SIMPLE", "test_simple", "bccd_4_classes"),
     ("BCCD validation", "validation", "bccd_4_classes"),
 )
-_PBC_ROWS = (("PBC test", "test", "pbc"), ("PBC validation", "validation", "pbc"))
-_CHECKPOINT_ROWS = _BCCD_ROWS + _PBC_ROWS
+_OTHER_ROWS = (
+    ("PBC test", "test", "pbc"),
+    ("PBC validation", "validation", "pbc"),
+    ("Chula validation", "validation", "chula"),
+)
+_CHECKPOINT_ROWS = _BCCD_ROWS + _OTHER_ROWS
 _README_ROWS = tuple(row for row in _CHECKPOINT_ROWS if row[1] != "validation" and row[2] != "bccd")
 
 
@@ -174,6 +179,7 @@ def _ood_scores_table(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "readme": lambda results: _checkpoint_table(results, _README_ROWS),
     "checkpoint": lambda results: _checkpoint_table(results, _CHECKPOINT_ROWS),
+    "heads": lambda results: markdown_table(heads_rows(results.read("checkpoint")["splits"]["test"])),
     "labs": lambda results: markdown_table(labs_table(results.read("labs"))),
     "corruptions": lambda results: markdown_table(corruptions_table(results.find("labs/corruptions")[0]), 2),
     "ood": _ood_table,

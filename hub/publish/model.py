@@ -19,7 +19,7 @@ from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME
 
 from hub.data.columns import RENAMED
-from hub.evaluation.format import markdown_table, markdown_table_1, ood_tables
+from hub.evaluation.format import labs_table, markdown_table, markdown_table_1, ood_tables
 from hub.evaluation.intervals import wilson_interval
 from hub.evaluation.plots import plot_confusion_matrix, plot_reliability
 from hub.files import UserError, write_json
@@ -28,7 +28,8 @@ from hub.publish.model_card import ONNX_NAME, PLOTS, CardFacts, write_card
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 RESULTS_NAME = "results.json"
-_DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}
+_DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}  # which have a test split
+_TRAINED_ON = "BCCD, PBC and Chula"
 # Figures of the Trainer that depend on the machine.
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -61,7 +62,7 @@ def export(source: str | os.PathLike, folder: Path) -> Path:
     return folder
 
 
-def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path]) -> dict:
+def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path], labs: Path | None = None) -> dict:
     """Write `results.json`, plots and card beside an exported classifier.
 
     Args:
@@ -69,6 +70,7 @@ def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path]) 
         evaluation: The output folder of `train.py --do_eval`, with results and predictions.
         ood: The output folder of `python -m hub ood`.
         training: The output folders of `train.py`, in order; the weights of the last one were exported.
+        labs: The output folder of `python -m hub labs`, whose table the card shows.
 
     Returns:
         The content of `results.json`.
@@ -97,6 +99,7 @@ def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path]) 
         "splits": splits,
         "moved_by_float16": wilson_interval(moved, len(predictions)),
         **_read_ood(ood),
+        **({} if labs is None else {"labs": _read_json(labs / RESULTS_NAME)["labs"]}),
         "software": {"python": platform.python_version(), "torch": torch.__version__}
         | {"transformers": transformers.__version__, "numpy": np.__version__},
         "commit": _commit(),
@@ -132,7 +135,7 @@ def _draw_plots(folder: Path, test: dict, predictions: pd.DataFrame) -> None:
 
 
 def write_results_card(folder: Path, results: dict, **options) -> Path:
-    """Write the card of a classifier on BCCD and PBC from the content of its `results.json`.
+    """Write the card of a classifier on BCCD, PBC and Chula from the content of its `results.json`.
 
     Args:
         folder: The folder of the classifier, with its plots.
@@ -150,11 +153,13 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
         parts[key] = (title, part)
         table = markdown_table_1(part, part["label_names"], paper=key == "bccd")
         sections.append((f"{title}, {part['num_images']:,} test images", table))
+    if "labs" in results:
+        sections.append(("Labs, on the cells that the model finds", markdown_table(labs_table(results))))
     sections.append(("Images without a white cell", "\n\n".join(map(markdown_table, ood_tables(results)))))
     facts = CardFacts(
         results=test,
         label_names=test["label_names"],
-        dataset_name=" and ".join(_DATA_SETS.values()),
+        dataset_name=_TRAINED_ON,
         split="test",
         base_model=stages[0]["base_model"],
         command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),
