@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The checkpoint in hub/checkpoint, from raw images and random weights: data set, teacher, three trainings with growing
-# images, export, calibration, evaluation, OOD test, test of travel and card.
+# The checkpoint in hub/checkpoint, from raw images and random weights: data set, teacher, two trainings with growing
+# images, calibration, export, evaluation, OOD test, test of travel and card.
 #
 #   BCCD=DIR PBC=DIR CHULA=DIR WBCATT=DIR LISC=DIR LITE0=FILE bash recipes/checkpoint.sh
 #
@@ -22,9 +22,9 @@ CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 # What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
 # take an hour and a half for the first line; a GPU takes minutes for the second.
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
-    TEACHER=1500 STEPS_64=3000 STEPS_96=3000 STEPS_128=2000 BATCH=128 WORKERS=8
+    TEACHER=1500 STEPS_64=3000 STEPS_96=3000 BATCH=128 WORKERS=8
 else
-    TEACHER=800 STEPS_64=1600 STEPS_96=1200 STEPS_128=200 BATCH=64 WORKERS=0
+    TEACHER=800 STEPS_64=1600 STEPS_96=1200 BATCH=64 WORKERS=0
 fi
 
 recipe=(
@@ -55,5 +55,20 @@ train student-64 --model_name_or_path none --image_size 64 --stain_size 32 --max
     --learning_rate 0.06 --warmup_steps 200
 train student-96 --model_name_or_path "$OUTPUT/student-64" --image_size 96 --max_steps "$STEPS_96" \
     --learning_rate 0.04 --warmup_steps 50
-train student-128 --model_name_or_path "$OUTPUT/student-96" --image_size 128 --max_steps "$STEPS_128" \
-    --learning_rate 0.01 --warmup_steps 20
+
+if [ ! -f "$OUTPUT/student-96/test_results.json" ]; then
+    accelerate launch train.py --do_eval --calibrate --model_name_or_path "$OUTPUT/student-96" \
+        --dataset_name "$DATA" --output_dir "$OUTPUT/student-96"
+fi
+python -m hub model export "$OUTPUT/student-96" --output "$CHECKPOINT"
+accelerate launch train.py --do_eval --model_name_or_path "$CHECKPOINT" --dataset_name "$DATA" \
+    --output_dir "$OUTPUT/checkpoint"
+if [ ! -d "$OUTPUT/ood" ]; then
+    python -m hub ood --model "$CHECKPOINT" --dataset_name "$DATA" --bccd "$BCCD" --output "$OUTPUT/ood"
+fi
+if [ ! -d "$OUTPUT/labs" ]; then
+    python -m hub labs --model "$CHECKPOINT" --dataset "$DATA" --dataset data/lisc --split test validation \
+        --adapt --corruptions --output "$OUTPUT/labs"
+fi
+python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" --labs "$OUTPUT/labs" \
+    --training "$OUTPUT/student-64" "$OUTPUT/student-96"
