@@ -10,11 +10,12 @@ the model.
 
 import argparse
 import importlib.util
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,29 +28,19 @@ from huggingface_hub import metadata_load
 
 from space.about import about
 from space.api import MCPServer, connect_api
-from space.classifier import Classifier, first_known
+from space.bench import page_field, page_script, shell
+from space.classifier import Classifier
 from space.examples import copy_examples, examples_row
-from space.jobs import MAX_IMAGES, Jobs, answers_to_many
-from space.many_images import overview, table_headers, table_rows
-from space.one_image import MAX_CELLS, annotated_image, verdict
-from space.pictures import THUMBNAIL_SIZE, thumbnail_url
-from space.texts import GRADIO_TEXTS, text, type_name
-from space.uploads import IMAGE_TYPES, MAX_FILE_BYTES, count_images
+from space.pictures import PictureFolder, data_url
+from space.texts import WORKING, text
+from space.uploads import MAX_FILE_BYTES, read_uploads
 
 HERE = Path(__file__).parent
-MAX_JOBS = 4  # of one image, and of many, at the same time
-PREVIEW_SIZE = 1280  # pixels of the longer side of the image shown
-BATCH_PREVIEW_SIZE = 640  # the same of images that thumbnails are cut out of
-MAX_THUMBNAILS = 100  # of a type
+MAX_IMAGES = 1000  # in one go
+BATCH = 16  # images that are analysed together
+PREVIEW_SIZE = 4096  # pixels of the longer side of the image shown
+API_PREVIEW_SIZE = 64  # the same where nobody sees it
 MAX_REQUESTS = 256  # in the queue
-LANGUAGES = ("en", "zh")
-LOCALES = {"en": "en", "zh-CN": "zh", "zh": "zh"}
-I18N = gr.I18n(
-    **{
-        locale: {key: getattr(label, language) for key, label in GRADIO_TEXTS.items()}
-        for locale, language in LOCALES.items()
-    }
-)
 # Gradio puts the progress of the request in its place.
 PROGRESS = gr.Progress()
 
@@ -57,7 +48,16 @@ PROGRESS = gr.Progress()
 class Handlers:
     """The functions behind the events of the page and behind its API."""
 
-    def __init__(self, classifier: Classifier):
+    Gradio batches the requests of several visitors to `look` and `classify`: every argument is then a list with a
+    value for each visitor, and so is every output.
+
+    Attributes:
+        pictures: Where the pictures of answers are saved for the page.
+    """
+
+    pictures: PictureFolder
+
+    def __init__(self, classifier: Classifier, dataset: str | None):
         self.classifier = classifier
         self.jobs = Jobs()
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
@@ -65,29 +65,42 @@ class Handlers:
         self._folder = tempfile.TemporaryDirectory(prefix="examples-")
         self.examples = copy_examples(Path(self._folder.name))
 
-    def look(self, path: str, request: gr.Request) -> list:
-        """Show an image."""
-        with self.jobs.running(request.session_hash):
-            ((answer, preview),) = self.classifier.answers(_named([path]), PREVIEW_SIZE)
-            index, count = first_known(answer), len(answer["cells"][:MAX_CELLS])
-            field = annotated_image(answer, preview, self.classifier.map_side)
-            choices = gr.update(choices=[(str(n + 1), n) for n in range(count)], value=index, visible=count > 1)
-            opacity = gr.update(visible=any(cell["known"] for cell in answer["cells"]))
-            # None empties the upload field for the next image.
-            return [None, answer, field, choices, *_described(answer, index), opacity]
-        return gr.skip()
+    def worked_example(self) -> dict[str, Any]:
+        """Answer the largest example, for the start page."""
+        read = self.classifier.image_processor.fetch_images
+        path = max(self.examples, key=lambda path: math.prod(read(path).size))
+        ((answer, preview),) = self.classifier.answers([(path.name, str(path))], PREVIEW_SIZE)
+        return page_field(answer, preview, path, data_url)
 
-    def describe(self, answer: dict, index: int) -> list:
-        """Show the verdict on the cell that was chosen in the row of numbers."""
-        return _described(answer, index)
+    def look(self, paths: list[list[str]]) -> tuple[list, ...]:
+        """Answer one image of each visitor."""
+        first = [visitor[0] if visitor else None for visitor in paths]
+        answers = self.classifier.answers(_named(first), PREVIEW_SIZE)
+        fields = [
+            page_field(answer, preview, path, self.pictures.url)
+            for (answer, preview), path in zip(answers, first, strict=True)
+        ]
+        # None empties the upload field for the next image; the files stay for those who adapt the model to them.
+        return [None] * len(paths), paths, [{"fields": [field], "leftOut": False} for field in fields]
 
-    def describe_box(self, answer: dict, event: gr.EventData) -> list:
-        """Show the verdict on the cell whose box was clicked, and choose its number."""
-        return [event.index, *_described(answer, event.index)]
+    def look_at_many(self, files: list[str], progress=PROGRESS) -> list:
+        """Answer many images of one visitor."""
+        return [None, files, self._page_fields(self.classifier, files, progress)]
 
-    def take_example(self, event: gr.EventData) -> str:
+    def adapt(self, files: list[str], corrections: list[str | None], progress=PROGRESS) -> dict[str, Any]:
+        """Answer images again by a copy of the model that is adapted to them.
+
+        Args:
+            files: The images, as they were answered before.
+            corrections: The type of each of their cells by hand, or None.
+            progress: Reports the progress to the page.
+        """
+        adapted = self.classifier.adapted((source for _, source in read_uploads(files)), corrections)
+        return self._page_fields(adapted, files, progress)
+
+    def take_example(self, event: gr.EventData) -> list[str]:
         """Put the example that was clicked into the upload field."""
-        return str(self.examples[event.index])
+        return [str(self.examples[event.index])]
 
     def cancel(self, request: gr.Request) -> None:
         """Cancel what is analysed for a visitor: of many images, the answers up to there are shown."""
@@ -103,25 +116,7 @@ class Handlers:
         Args:
             image: Smear image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
-        ((answer, _),) = self.classifier.answers(_named([image]), THUMBNAIL_SIZE)
-        return answer
-
-    def look_at_many(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list:
-        """Show many images: a summary, thumbnails and a table."""
-        answers: list[dict] = []
-        thumbnails: dict[str, list[str]] = {}
-        with self.jobs.running(request.session_hash):
-            for answer, preview, _ in answers_to_many(self.classifier, files, BATCH_PREVIEW_SIZE, progress):
-                answers.append(answer)
-                for cell in answer["cells"]:
-                    if cell["known"]:
-                        shown = thumbnails.setdefault(cell["label"], [])
-                        if len(shown) < MAX_THUMBNAILS:
-                            shown.append(thumbnail_url(answer, preview, cell))
-        left_out = count_images(files) > MAX_IMAGES
-        summary = overview(answers, thumbnails, self.classifier.labels, MAX_IMAGES if left_out else None)
-        tables = [gr.update(value=table_rows(answers, language), visible=True) for language in LANGUAGES]
-        return [None, summary, *tables]
+        return [[answer for answer, _ in self.classifier.answers(_named(image), API_PREVIEW_SIZE)]]
 
     # Gradio shows the docstring to callers, who give files alone.
     def classify_batch(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list[dict]:  # noqa: D417
@@ -133,11 +128,27 @@ class Handlers:
         Args:
             files: Smear images (JPEG, PNG, TIFF, ...) or ZIP archives of them, at most 256 MB each.
         """
-        answers = []
-        with self.jobs.running(request.session_hash):
-            for answer, _, _ in answers_to_many(self.classifier, files or [], THUMBNAIL_SIZE, progress):
-                answers.append(answer)
-        return answers
+        files = files or []
+        answers = self._answers(self.classifier, read_uploads(files), API_PREVIEW_SIZE, len(files), progress)
+        return [answer for answer, _, _ in answers]
+
+    def _page_fields(self, classifier: Classifier, files: list[str], progress) -> dict[str, Any]:
+        """Answer the first `MAX_IMAGES` images for the page."""
+        sources = read_uploads(files or [])
+        answers = self._answers(classifier, sources, PREVIEW_SIZE, len(files or []), progress)
+        fields = [page_field(*answer, self.pictures.url) for answer in answers]
+        return {"fields": fields, "leftOut": next(sources, None) is not None}
+
+    def _answers(
+        self, classifier: Classifier, sources: Iterator, preview_size: int, expected: int, progress
+    ) -> Iterator[tuple]:
+        """Yield answer, preview and source of the first `MAX_IMAGES` images, and report the progress."""
+        images, done = islice(sources, MAX_IMAGES), 0
+        while batch := list(islice(images, BATCH)):
+            for (answer, preview), (_, source) in zip(classifier.answers(batch, preview_size), batch, strict=True):
+                yield answer, preview, source
+            done += len(batch)
+            progress((done, max(done, min(MAX_IMAGES, expected))), unit="")
 
 
 def _named(paths: Iterable[str | None]) -> Iterator[tuple[str, object]]:
@@ -145,148 +156,78 @@ def _named(paths: Iterable[str | None]) -> Iterator[tuple[str, object]]:
         yield (Path(path).name, path) if path else ("", ValueError("no file was given"))
 
 
-def _described(answer: dict, index: int) -> list:
-    """Return the verdict on one cell, and updates of its probabilities in each language.
+MANY_IMAGES: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "many images"}
 
-    Probabilities of a cell that is unknown would mislead: they are hidden.
+
+def _batched() -> dict[str, Any]:
+    """Return the options of events whose requests Gradio batches, one batch at a time."""
+    return {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
+
+
+def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
+    """Build the page and its API.
+
+    Args:
+        classifier: The model.
+        dataset: The id of a dataset on the Hub to take examples from.
     """
-    index = min(max(0, int(index or 0)), max(0, len(answer["cells"]) - 1))
-    cell = answer["cells"][index] if answer["cells"] else None
-    if cell is None or not cell["known"]:
-        return [verdict(answer, index), *[gr.update(value=None, visible=False)] * len(LANGUAGES)]
-    return [
-        verdict(answer, index),
-        *(
-            gr.update(
-                value={getattr(type_name(label), language): share for label, share in cell["probabilities"].items()},
-                visible=True,
-            )
-            for language in LANGUAGES
-        ),
-    ]
-
-
-@dataclass
-class OneImage:
-    """The components of the tab for one image."""
-
-    upload: gr.File
-    examples: gr.HTML
-    field: gr.HTML
-    opacity: gr.Slider
-    verdict: gr.HTML
-    cells: gr.Radio
-    probabilities: list[gr.Label]
-
-
-def _header() -> str:
-    """Return the HTML of the page's header."""
-    button = "<button type='button' onclick='openSettings()'>English / 中文</button>"
-    use = text("page.research_only").html
-    return f'<header class="masthead"><h1>{text("page.title").html}</h1><p class="use">{use}</p>{button}</header>'
-
-
-def _one_image(examples: str, types: int) -> OneImage:
-    """Lay out the tab for one image."""
-    with gr.Row():
-        with gr.Column(scale=3):
-            upload = gr.File(label=I18N("wbc.image"), height=140, elem_classes="drop", elem_id="image")
-            on_click = 'element.addEventListener("click", (event) => {}(event, trigger));'.format
-            gallery = gr.HTML(examples, apply_default_css=False, js_on_load=on_click("chooseExample"))
-            field = gr.HTML(elem_id="stage", apply_default_css=False, js_on_load=on_click("chooseCell"))
-            opacity = gr.Slider(
-                0,
-                100,
-                50,
-                step=1,
-                label=I18N("wbc.heat"),
-                info=I18N("wbc.heat_info"),
-                visible=False,
-                elem_id="heat",
-            )
-        with gr.Column(scale=2):
-            hint = f'<p class="hint">{text("page.hint").html}</p>'
-            verdict_ = gr.HTML(hint, elem_id="verdict", apply_default_css=False)
-            cells = gr.Radio([], type="value", label=I18N("wbc.cell"), visible=False, elem_id="cells")
-            probabilities = [
-                gr.Label(
-                    label=I18N("wbc.probabilities"),
-                    num_top_classes=types,
-                    show_heading=False,
-                    visible=False,
-                    elem_classes=language,
-                )
-                for language in LANGUAGES
-            ]
-    return OneImage(upload, gallery, field, opacity, verdict_, cells, probabilities)
-
-
-def _many_images() -> tuple[gr.File, gr.HTML, list[gr.Dataframe]]:
-    """Lay out the tab for many images: upload, summary, and a table in each language."""
-    upload = gr.File(label=I18N("wbc.files"), file_count="multiple", height=180, elem_classes="drop", elem_id="files")
-    summary = gr.HTML(elem_id="summary", apply_default_css=False)
-    tables = [
-        gr.Dataframe(
-            headers=table_headers(language),
-            datatype="str",
-            label=I18N("wbc.results"),
-            interactive=False,
-            wrap=True,
-            max_height=480,
-            visible=False,
-            elem_classes=language,
-        )
-        for language in LANGUAGES
-    ]
-    return upload, summary, tables
-
-
-# Jobs of several visitors run at once and take turns at the network: none waits for a large image of another.
-ONE_IMAGE: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "one image"}
-MANY_IMAGES: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "many images"}
-
-
-def _connect_one_image(tab: OneImage, handlers: Handlers) -> None:
-    """Connect the events of the tab for one image."""
-    answer = gr.JSON(visible="hidden")
-    described = [tab.verdict, *tab.probabilities]
-    outputs = [tab.upload, answer, tab.field, tab.cells, *described, tab.opacity]
-    looking: dict[str, Any] = {
-        "trigger_mode": "always_last",
-        "api_visibility": "private",
-        "show_progress_on": [tab.verdict],
-    }
-    tab.upload.upload(handlers.look, tab.upload, outputs, **looking, **ONE_IMAGE)
-    example = tab.examples.click(handlers.take_example, None, tab.upload, api_visibility="private")
-    example.then(handlers.look, tab.upload, outputs, **looking, **ONE_IMAGE)
-    choosing: dict[str, Any] = {"queue": False, "api_visibility": "private"}
-    mark = "(answer, index) => { markCell(index); return [answer, index]; }"
-    tab.cells.input(handlers.describe, [answer, tab.cells], described, js=mark, **choosing)
-    # A click on a box does not go through the row of numbers, which appears a moment after the boxes.
-    tab.field.click(handlers.describe_box, answer, [tab.cells, *described], **choosing)
-    tab.opacity.input(None, tab.opacity, js="(percent) => setHeatMapOpacity(percent)")
-
-
-def build(classifier: Classifier) -> gr.Blocks:
-    """Build the page of a model, and its API."""
-    handlers = Handlers(classifier)
+    handlers = Handlers(classifier, dataset)
+    read = classifier.image_processor.fetch_images
+    html = shell(
+        text("page.title").html, examples_row(handlers.examples, handlers.examples_title, read), about(classifier)
+    )
+    style = (HERE / "space" / "style.css").read_text(encoding="utf-8")
+    script = page_script(classifier, handlers.worked_example())
     with gr.Blocks(title=text("page.title").en, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        gr.HTML(_header(), apply_default_css=False)
-        with gr.Tabs():
-            with gr.Tab(I18N("wbc.one")):
-                examples = examples_row(handlers.examples, classifier.image_processor.fetch_images)
-                one_image = _one_image(examples, len(classifier.labels))
-            with gr.Tab(I18N("wbc.many")):
-                upload, summary, tables = _many_images()
-            with gr.Tab(I18N("wbc.about")):
-                gr.HTML(about(classifier), apply_default_css=False)
-        _connect_one_image(one_image, handlers)
-        upload.upload(
-            handlers.look_at_many, upload, [upload, summary, *tables], api_visibility="private", **MANY_IMAGES
+        working = gr.HTML(f"<p>{WORKING.html}</p>", elem_id="working", apply_default_css=False)
+        bench = gr.HTML(
+            html, elem_id="bench", apply_default_css=False, js_on_load=f"wbc.start(element, trigger); // {_EVENTS}"
         )
-        connect_api(handlers, ONE_IMAGE, MANY_IMAGES)
-        page.unload(handlers.cancel)
+        _connect(handlers, bench, working)
+        connect_api(handlers, _batched(), MANY_IMAGES)
+    # Not by Gradio's option for style sheets, which takes selectors apart at every comma.
+    page.head = f"<style>\n{style}</style>\n<script>\n{script}\n</script>"
     return page.queue(max_size=MAX_REQUESTS)
+
+
+# The events that the page's script raises, quoted as Gradio looks for them.
+_EVENTS = '"one", "many", "adapt", "example"'
+
+
+def _connect(handlers: Handlers, bench: gr.HTML, working: gr.HTML) -> None:
+    """Connect the events that the page's script raises."""
+    # Out of sight: the script hands files to the upload field and shows the answers. Not a State for the files:
+    # Gradio would mix up those of visitors whose images are analysed together.
+    upload, kept = (
+        gr.File(file_count="multiple", visible="hidden", elem_id=name, label=name) for name in ("files", "kept")
+    )
+    answers, adapted, corrections = (gr.JSON(visible="hidden") for _ in range(3))
+    handlers.pictures = PictureFolder(answers)
+    asking: dict[str, Any] = {"api_visibility": "private", "show_progress_on": [working]}
+    answered: dict[str, Any] = {"fn": None, "inputs": answers, "js": "wbc.answered"}
+    upload.upload(None, upload, None, js="wbc.uploaded")
+    for event, handler, options in (
+        (bench.one, handlers.look, _batched()),
+        (bench.many, handlers.look_at_many, MANY_IMAGES),
+    ):
+        asked = event(handler, upload, [upload, kept, answers], **asking, **options)
+        asked.success(**answered)
+        asked.failure(None, js="wbc.failed")
+    chosen = bench.example(handlers.take_example, None, upload, api_visibility="private")
+    shown = chosen.then(handlers.look, upload, [upload, kept, answers], **asking, **_batched())
+    shown.success(**answered)
+    shown.failure(None, js="wbc.failed")
+    # The corrections are the script's: they are read when the event is raised.
+    again = bench.adapt(
+        handlers.adapt,
+        [kept, corrections],
+        adapted,
+        js="(files) => [files, wbc.corrections()]",
+        **asking,
+        **MANY_IMAGES,
+    )
+    again.success(None, adapted, None, js="wbc.adapted")
+    again.failure(None, js="wbc.failed")
 
 
 def theme() -> gr.themes.Base:
@@ -346,10 +287,7 @@ def _load(source: str) -> Classifier:
 def main() -> None:
     """Serve the page."""
     args = arguments()
-    # Gradio's `file_types` would refuse a whole upload for one file of another type, which gets a row of its own here.
-    script = f'const imageTypes = "{",".join(IMAGE_TYPES)}";\n'
-    script += (HERE / "space" / "page.js").read_text(encoding="utf-8")
-    page = build(_load(args.model))
+    page = build(_load(args.model), args.dataset)
     gradio.mcp.GradioMCPServer = MCPServer
     try:
         page.launch(
@@ -357,12 +295,10 @@ def main() -> None:
             server_port=args.port,
             max_file_size=MAX_FILE_BYTES,
             mcp_server=args.mcp,
-            i18n=I18N,
             theme=theme(),
-            css_paths=HERE / "space" / "style.css",
-            head=f"<script>\n{script}</script>",
+            head=page.head,
             ssr_mode=False,
-            footer_links=["api", "settings"],
+            footer_links=["api"],
             run_history=False,
         )
     except OSError as error:  # a port in use

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
 CONFIDENT = 0.8
+# The remark of a cell that is that of a smear, but stained or lit unlike those of the training.
+UNFAMILIAR_STAIN = "unfamiliar stain"
 
 
 class Classifier:
@@ -33,12 +35,13 @@ class Classifier:
     - `width`, `height`: in pixels, or None if the image cannot be read.
     - `pages`: how many pages or frames the file has, of which the first is read, or None if it cannot be read.
     - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
-      `confidence`, `probabilities`; `second`, the second most probable type; `known`, `novelty`, `focus`; `remark`,
-      why the cell is unknown; `activation_map`, rows of the evidence for the label in each part of the crop; and
-      `stage` of maturation and `attributes`, where the model tells them.
+      `confidence`, `probabilities`, `known`, `novelty`; `remark`, why the cell is unknown; `activation_map`, rows of
+      the evidence for the label in each part of the crop; and `stage` of maturation and `attributes`, where the model
+      tells them.
 
     Attributes:
         source: The folder or the Hub id.
+        name: The name of the model to show: the place of a folder on the server is not public.
         labels: The cell types, in the order of the model's outputs.
         map_side: The side of a crop in cells of the activation map: its values lie at 0, 1, ... on either axis, and
             the crop ends at `map_side`.
@@ -51,6 +54,7 @@ class Classifier:
             ValueError: if the model does not detect cells.
         """
         self.source = source
+        self.name = Path(source).name if Path(source).is_dir() else source
         self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
@@ -212,6 +216,8 @@ def remark(answer: dict) -> Text:
     parts = []
     if status == "unknown" and is_out_of_focus(cells[0]):
         parts.append(text("remark.focus"))
+    elif status == "unknown" and cells[0]["remark"] == UNFAMILIAR_STAIN:
+        parts.append(text("remark.stain", type=type_name(cells[0]["label"])))
     elif status in ("empty", "unknown"):
         parts.append(text(f"remark.{status}"))
     elif status == "doubtful":

@@ -1,6 +1,7 @@
 """The texts of the page in English and Chinese, read from `texts.json`."""
 
 import json
+import re
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,7 @@ class Text(NamedTuple):
 
     @property
     def html(self) -> str:
-        """HTML of both languages, of which the style sheet shows the one that is set in Gradio."""
+        """HTML of both languages, of which the style sheet shows the one that is set."""
         return f'<span class="en" lang="en">{self.en}</span><span class="zh" lang="zh-CN">{self.zh}</span>'
 
 
@@ -43,14 +44,18 @@ class CellType(NamedTuple):
     normal_percent: tuple[float, float] | None
 
 
-MEDLINEPLUS = '<a href="https://medlineplus.gov/ency/article/003657.htm">MedlinePlus</a>'
+MEDLINEPLUS_URL = "https://medlineplus.gov/ency/article/003657.htm"
 
 _DATA = json.loads(Path(__file__).with_name("texts.json").read_text(encoding="utf-8"))
 _TEXTS = {key: Text(**languages) for key, languages in _DATA["texts"].items()}
-# Texts that Gradio translates itself, by the keys that it knows them by.
-GRADIO_TEXTS = {key: Text(**languages) for key, languages in _DATA["gradio"].items()}
-# The ninths of a crop: rows from the top, columns from the left.
-PLACES = [[Text(**languages) for languages in row] for row in _DATA["places"]]
+# Texts that the page's script fills and shows, by the keys that it knows them by.
+PAGE_TEXTS = {key: Text(**languages) for key, languages in _DATA["page"].items()}
+WORKING = Text(**_DATA["working"]["text"])
+# The stages of maturation, the attributes, and the values of each as `attribute.value`.
+STAGES, ATTRIBUTES, VALUES = (
+    {name: Text(**languages) for name, languages in _DATA[kind].items()} for kind in ("stages", "attributes", "values")
+)
+_REASONS = [(re.compile(pattern, re.DOTALL), chinese) for pattern, chinese in _DATA["reasons"]]
 CELL_TYPES = {
     label: CellType(
         Text(**cell_type["name"]),
@@ -59,7 +64,6 @@ CELL_TYPES = {
     )
     for label, cell_type in _DATA["cell_types"].items()
 }
-NORMAL_PERCENT = {label: kind.normal_percent for label, kind in CELL_TYPES.items() if kind.normal_percent}
 
 
 def text(key: str, **values: Text | str | float) -> Text:
@@ -77,6 +81,13 @@ def type_name(label: str) -> Text:
     return CELL_TYPES[label].name if label in CELL_TYPES else Text(escape(label), escape(label))
 
 
-def percentage(probability: float) -> str:
-    """Format a probability in percent, and never as certainty."""
-    return "> 99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+def reason_text(reason: str) -> Text:
+    """Return why a file cannot be read in both languages; the English one, where `texts.json` lacks the Chinese.
+
+    Args:
+        reason: The `remark` of an unreadable answer.
+    """
+    for pattern, chinese in _REASONS:
+        if match := pattern.fullmatch(reason):
+            return Text(reason, chinese.format(*match.groups()))
+    return Text(reason, reason)
