@@ -10,7 +10,6 @@ the model.
 
 import argparse
 import importlib.util
-import math
 import os
 import sys
 import tempfile
@@ -66,11 +65,11 @@ class Handlers:
         self.examples = copy_examples(Path(self._folder.name))
 
     def worked_example(self) -> dict[str, Any]:
-        """Answer the largest example, for the start page."""
-        read = self.classifier.image_processor.fetch_images
-        path = max(self.examples, key=lambda path: math.prod(read(path).size))
-        ((answer, preview),) = self.classifier.answers([(path.name, str(path))], PREVIEW_SIZE)
-        return page_field(answer, preview, path, data_url)
+        """Answer the example with the most cells that the model knows, for the start page."""
+        answers = self.classifier.answers([(path.name, str(path)) for path in self.examples], PREVIEW_SIZE)
+        known = [sum(cell["known"] for cell in answer["cells"]) for answer, _ in answers]
+        best = known.index(max(known))
+        return page_field(*answers[best], self.examples[best], data_url)
 
     def look(self, paths: list[list[str]]) -> tuple[list, ...]:
         """Answer one image of each visitor."""

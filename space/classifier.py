@@ -1,5 +1,6 @@
 """The model of the Space, and its answers to images as plain values."""
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 # More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
 CONFIDENT = 0.8
+_ADAPTING_CELLS = 1024  # of those without a correction, at most
 # The remark of a cell that is that of a smear, but stained or lit unlike those of the training.
 UNFAMILIAR_STAIN = "unfamiliar stain"
 
@@ -104,6 +106,33 @@ class Classifier:
                 logger.exception("the analysis of an image failed")
                 answers.append(self._read(name, ValueError("its analysis failed")))
         return answers
+
+    def adapted(self, sources: Iterable[object], corrections: list[str | None]) -> "Classifier":
+        """Return a classifier with a copy of the model that is adapted to images of one lab.
+
+        Args:
+            sources: The images, or the errors that made them unavailable.
+            corrections: For each cell of these images the type that somebody gave it, or None.
+
+        Raises:
+            ValueError: if the images have another number of cells.
+        """
+        # What the adapting takes is bounded: all that were corrected, and of the others a part.
+        step = -(-len(corrections) // _ADAPTING_CELLS)
+        crops, labels, number = [], [], 0
+        for source in sources:
+            _, image = self._read("", source)
+            for crop in () if image is None else self.image_processor.preprocess_cells(image)["pixel_values"]:
+                label = corrections[number] if number < len(corrections) else None
+                if label is not None or number % step == 0:
+                    crops.append(crop)
+                    labels.append(label)
+                number += 1
+        if number != len(corrections):
+            raise ValueError(f"{len(corrections)} cells were answered, but the images have {number}")
+        adapted = copy.copy(self)
+        adapted.model = self.model.adapt(torch.stack(crops), labels)
+        return adapted
 
     def _answers_together(
         self, sources: Iterable[tuple[str, object]], preview_size: int, on_read: Callable[[], None] = lambda: None

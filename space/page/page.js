@@ -197,13 +197,14 @@ function start(element, trigger) {
   listenToDrops(shell);
   listenToStage();
   listenToGallery();
-  shell.querySelector(".examples").addEventListener("click", (event) => {
+  shell.querySelector(".offers").addEventListener("click", (event) => {
     const chosen = event.target.closest("button[data-index]");
     if (!chosen || busy) return;
     setBusy(true);
     trigger("example", { index: Number(chosen.dataset.index) });
   });
   const on = (selector, action) => shell.querySelector(selector).addEventListener("click", action);
+  on(".stop", () => trigger("stop"));
   on(".undo", undo);
   on(".redo", redo);
   on(".draw", startDrawing);

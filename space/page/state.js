@@ -75,7 +75,8 @@ function ranking(cell) {
 
 // Why a cell is refused, in a word: "focus", "stain", "smear" or "both".
 function reasonOf(cell) {
-  return { "out of focus": "focus", "unfamiliar stain": "stain", "out of focus or no smear": "both" }[cell.remark] ?? "smear";
+  const reasons = { "out of focus": "focus", "out of focus or unfamiliar stain": "focus", "unfamiliar stain": "stain" };
+  return reasons[cell.remark] ?? (cell.remark?.startsWith("out of focus") ? "both" : "smear");
 }
 
 function snapshot(cell) {
