@@ -75,6 +75,42 @@ def browser():
         browser.close()
 
 
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page; at the end there must be no error in the console and no request to another host."""
+    complaints, other_hosts, contexts = [], [], []
+
+    def heard(message):
+        # Gradio's own client warns so whenever it closes a stream of events.
+        if message.type in ("error", "warning") and message.text != "Method not implemented.":
+            complaints.append(message.text)
+
+    def visit(**options):
+        context = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1440, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", heard)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith("http") and url not in request.url and other_hosts.append(request.url)
+            ),
+        )
+        page.goto(url)
+        page.locator("#bench .cell .verdict").wait_for()
+        # The upload field is Gradio's, and out of sight.
+        page.locator("#files input[type=file]").wait_for(state="attached")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert other_hosts == []
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """Drawn fields of one cell each, `<type>-<seed>.png`, and one of six cells."""

@@ -1,112 +1,124 @@
-"""The page as its visitors meet it, in a browser."""
+"""The page as its visitors meet it, in a browser: from the start page to the answer to one image."""
 
 import base64
-import csv
 import json
 import re
 import shutil
-import zipfile
-from pathlib import Path
 
-import axe_playwright_python
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from space.texts import CELL_TYPES
+from space.texts import CELL_TYPES, PAGE_TEXTS
+from tests.space.browsing import (
+    DESK,
+    LANDSCAPE,
+    PHONE,
+    ROOT,
+    assert_nothing_is_cut,
+    drop,
+    kept,
+    serious_violations,
+    settle,
+    shot,
+)
 
-ROOT = Path(__file__).parents[2]
-SHOTS = ROOT / "outputs" / "screenshots"
+EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-expect.set_options(timeout=60_000)  # for machines that are busy otherwise
 
 
-@pytest.fixture
-def visit(browser, url):
-    """Opens the page; at the end there must be no error in the console and no request to another host."""
-    errors, other_hosts = [], []
-
-    def visit(**options):
-        page = browser.new_context(
-            **{"locale": "en-US", "viewport": {"width": 1180, "height": 900}} | options
-        ).new_page()
-        page.set_default_timeout(60_000)
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on(
-            "request",
-            lambda request: (
-                request.url.startswith("http") and url not in request.url and other_hosts.append(request.url)
-            ),
-        )
-        page.goto(url)
-        page.locator("#image").wait_for()
-        return page
-
-    yield visit
-    assert errors == []
-    assert other_hosts == []
-
-
-def drop(page, path, field="image"):
-    page.locator(f"#{field} input[type=file]").set_input_files(path)
-
-
-def shot(page, name):
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
-
-
-def serious_violations(page) -> list[str]:
-    """Violations of accessibility rules on a page that axe-core rates serious or critical."""
-    page.evaluate(Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run()")["violations"]
-    return [
-        f"{violation['id']}: {violation['nodes'][0]['html'][:200]}"
-        for violation in found
-        if violation["impact"] in ("serious", "critical")
-    ]
-
-
-def test_drops_an_image_and_sees_what_the_model_sees(visit, known):
-    path, answer = known
-    page = visit()
-    drop(page, path)
-    verdict = page.locator("#verdict .verdict")
-    expect(verdict.locator("h2 .en")).to_have_text(answer["label"].capitalize())
-    expect(verdict).to_contain_text(CELL_TYPES[answer["label"]].description.en)
-    label = page.locator(".en[data-testid=label], .en:has([data-testid=label])").first
-    expect(label).to_contain_text(answer["label"])
-    # Every probability is in sight.
-    right = label.bounding_box()["x"] + label.bounding_box()["width"]
-    for number in label.locator(".confidence").all():
-        assert number.bounding_box()["x"] + number.bounding_box()["width"] <= right
-    heat = page.locator("#stage img.heat.chosen")
-    assert answer["label"] in heat.get_attribute("alt")
-    before = heat.evaluate("image => getComputedStyle(image).opacity")
-    page.locator("#heat input[type=range]").fill("90")
-    page.wait_for_function("getComputedStyle(document.querySelector('#stage img.heat.chosen')).opacity === '0.9'")
-    assert before == "0.5"
-    # The box is where the cell is.
-    field, box = (page.locator(f"#stage {part}").first.bounding_box() for part in (".field", ".box"))
-    left, top, right, _ = (value * field["width"] / answer["width"] for value in answer["cells"][0]["box"])
-    assert box["x"] - field["x"] == pytest.approx(left, abs=3)
-    assert box["y"] - field["y"] == pytest.approx(top, abs=3)
-    assert box["width"] == pytest.approx(right - left, abs=3)
-    shot(page, "one-image")
+def test_a_start_page_that_says_what_this_is_and_shows_an_answer(visit):
+    page = visit(viewport=LANDSCAPE)
+    for seen in ("Research use only, no diagnosis", PAGE_TEXTS["start.drop"].en, PAGE_TEXTS["start.worked"].en):
+        expect(page.get_by_text(seen)).to_be_in_viewport()
+    expect(page.locator("#bench .picture")).to_be_in_viewport(ratio=0.2)
+    expect(page.locator(".offers img")).to_have_count(len(EXAMPLES))
+    types = page.locator(".drop input").get_attribute("accept").split(",")
+    assert {".jpg", ".png", ".tif", ".zip"} <= set(types)
+    assert ".heic" not in types  # phones convert what they may not give
+    assert sessionless(page)
     assert serious_violations(page) == []
+    shot(page, "start")
 
 
-def test_pastes_an_image_and_chooses_among_its_cells(visit, folder):
+def sessionless(page) -> bool:
+    """Whether nothing is kept, as of the worked example."""
+    page.evaluate("dispatchEvent(new Event('pagehide'))")
+    return page.evaluate("sessionStorage.getItem('wbc-bench')") is None
+
+
+def test_an_example_is_answered_and_its_box_is_where_the_cell_is(visit, classifier):
     page = visit()
-    # Somebody quick, who clicks before the row of cells is there.
-    page.evaluate("""() => {
-        const quick = new MutationObserver(() => {
-            const box = document.querySelectorAll("#stage .box")[4];
-            if (box) quick.disconnect(), box.click();
-        });
-        quick.observe(document.body, { subtree: true, childList: true });
+    index = next(index for index, path in enumerate(EXAMPLES) if path.stem == "bccd-neutrophil")
+    ((answer, _),) = classifier.answers([(EXAMPLES[index].name, str(EXAMPLES[index]))], 64)
+    page.locator(f".offers button[data-index='{index}']").click()
+    settle(page)
+    assert answer["status"] == "sure"
+    verdict = page.locator(".cell .verdict")
+    expect(verdict.locator("h2")).to_have_text(answer["label"].capitalize())
+    assert f"{min(99, round(100 * answer['confidence']))} %" in verdict.inner_text()
+    expect(page.locator(".start > .drop")).to_be_hidden()  # folded into one line
+    picture, box = page.locator(".stage .picture").bounding_box(), page.locator(".box.chosen").bounding_box()
+    left, top, right, _ = (side * picture["width"] / answer["width"] for side in answer["cells"][0]["box"])
+    assert box["x"] - picture["x"] == pytest.approx(left, abs=2)
+    assert box["y"] - picture["y"] == pytest.approx(top, abs=2)
+    assert box["width"] == pytest.approx(right - left, abs=3)
+    # The heat map is off until it is asked for, and lies within the crop.
+    expect(page.locator("canvas.heat")).to_have_count(0)
+    page.get_by_label("What influenced the answer").check()
+    expect(page.locator(".crop canvas.heat").first).to_be_visible()
+    border = page.locator(".crop canvas.heat").first.evaluate("""canvas => {
+        const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, 1);
+        return Math.max(...Array.from({ length: width }, (_, x) => data[4 * x + 3]));
     }""")
+    assert border <= 2
+    shot(page, "one-image")
+
+
+@pytest.mark.parametrize("size", [(640, 480), (400, 400), (300, 600)], ids=["landscape", "square", "portrait"])
+def test_an_image_keeps_its_ratio_in_every_window(visit, tmp_path, size):
+    with Image.open(next(path for path in EXAMPLES if path.stem == "bccd-neutrophil")) as image:
+        image.resize(size).save(tmp_path / "image.png")
+    page = visit()
+    drop(page, tmp_path / "image.png")
+    for width, height in ((1920, 950), (1440, 900), (1366, 650), (768, 1024), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(100)
+        picture, stage = (page.locator(f".stage{part}").first.bounding_box() for part in (" .picture", ""))
+        assert picture["width"] / picture["height"] == pytest.approx(size[0] / size[1], rel=0.01)
+        # Whole, and as large as the stage lets it be.
+        assert max(picture["width"] / stage["width"], picture["height"] / stage["height"]) == pytest.approx(
+            1, abs=0.01
+        )
+
+
+def test_zooms_by_wheel_keys_and_buttons_and_pans(visit, known):
+    page = visit()
+    drop(page, known[0])
+    picture, level = page.locator(".stage .picture"), page.locator(".zoom-level")
+    before = picture.bounding_box()
+    page.locator(".stage").hover()
+    page.mouse.wheel(0, -300)
+    expect(level).not_to_have_text("100 %")
+    assert picture.bounding_box()["width"] > 1.5 * before["width"]
+    page.locator(".stage").focus()
+    at = picture.bounding_box()["x"]
+    page.keyboard.press("ArrowLeft")
+    assert picture.bounding_box()["x"] > at
+    page.get_by_role("button", name="Fit").click()
+    expect(level).to_have_text("100 %")
+    page.get_by_role("button", name="Zoom in").click()
+    expect(level).to_have_text("140 %")
+    page.get_by_label("µm per px").fill("0.1")
+    page.keyboard.press("Tab")
+    expect(page.locator(".scale-bar")).to_have_text(re.compile(r"\d+ µm"))
+    micrometres = int(page.locator(".scale-bar").inner_text().split()[0])
+    drawn = page.locator(".scale-bar").bounding_box()["width"]
+    assert drawn == pytest.approx(micrometres / 0.1 * picture.bounding_box()["width"] / known[1]["width"], abs=1)
+
+
+def test_takes_a_pasted_image(visit, folder):
+    page = visit()
     content = base64.b64encode((folder / "six.png").read_bytes()).decode()
     page.evaluate(
         """content => {
@@ -117,140 +129,92 @@ def test_pastes_an_image_and_chooses_among_its_cells(visit, folder):
         }""",
         content,
     )
-    boxes, row = page.locator("#stage .box"), page.locator("#cells input")
-    expect(boxes).to_have_count(6)
-    for chosen, choose in (
-        (4, lambda: None),
-        (3, lambda: boxes.nth(3).press("Enter")),
-        (0, lambda: row.nth(0).press("Space")),
-    ):
-        choose()
-        expect(page.locator("#stage .box.chosen")).to_have_attribute("data-cell", str(chosen))
-        expect(row.nth(chosen)).to_be_checked()
-        name = boxes.nth(chosen).get_attribute("aria-label").split(": ")[1].split(",")[0]
-        title = "This does not look like a blood smear" if name == "unknown" else name
-        expect(page.locator("#verdict .verdict .en").first).to_contain_text(title, ignore_case=True)
+    settle(page)
+    expect(page.locator(".stage .box")).to_have_count(6)
 
 
 def test_says_why_a_file_is_no_image_and_goes_on(visit, known, tmp_path):
-    page = visit()
+    page = visit(locale="zh-CN")
     (tmp_path / "a<b>paper.jpg").write_bytes(b"%PDF-1.7")
     drop(page, tmp_path / "a<b>paper.jpg")
-    verdict = page.locator("#verdict .verdict")
-    expect(verdict.locator(".en").first).to_have_text("This file cannot be read")
+    verdict = page.locator(".cell .verdict")
+    expect(verdict.locator("h2")).to_have_text("无法读取此文件")
     expect(verdict).to_contain_text("paper")
+    expect(verdict).to_contain_text("格式的图像")
     assert verdict.locator("b").count() == 0
+    page.get_by_role("button", name="English").click()
+    expect(verdict).to_contain_text("it is no image of the formats")
     Image.new("RGB", (400, 300), "white").save(tmp_path / "blank.png")
     drop(page, tmp_path / "blank.png")
-    expect(verdict.locator(".en").first).to_have_text("No white cell found")
-    shot(page, "nothing-found")
+    expect(verdict.locator("h2")).to_have_text("No white cell found")
     drop(page, known[0])
     expect(verdict).to_have_class(re.compile(r"\bsure\b"))
 
 
-def test_the_upload_fields_name_types_that_phones_convert_theirs_to(visit):
+@pytest.mark.parametrize(
+    ("remark", "title", "is_guessed"),
+    [
+        ("no smear", "No blood smear", False),
+        ("unfamiliar stain", "Unfamiliar stain or light", True),
+        ("out of focus", "Out of focus", True),
+    ],
+)
+def test_a_refused_cell_says_why_and_a_guess_is_one_click_away(visit, known, remark, title, is_guessed):
     page = visit()
-    for field, archives in (("image", False), ("files", True)):
-        upload = page.locator(f"#{field} input[type=file]")
-        expect(upload).to_have_attribute("accept", re.compile(r"\.jpg,.*\.png,.*\.tif"))
-        types = upload.get_attribute("accept").split(",")
-        assert ".heic" not in types
-        assert (".zip" in types) == archives
-        page.get_by_role("tab", name="Many images").click()
+    drop(page, known[0])
+    work = kept(page)
+    work["cells"][0] |= {"known": False, "remark": remark}
+    page.context.add_init_script(f"sessionStorage.setItem('wbc-bench', {json.dumps(json.dumps(work))})")
+    page.reload()
+    verdict = page.locator(".cell .verdict")
+    expect(verdict.locator("h2")).to_have_text(title)
+    guess = verdict.locator(".guess p")
+    if not is_guessed:
+        assert guess.count() == 0
+        return
+    expect(guess).to_be_hidden()
+    verdict.locator(".guess summary").click()
+    expect(guess).to_contain_text(known[1]["label"])
+    page.locator(".confirm").click()
+    expect(verdict.locator("h2")).to_have_text(known[1]["label"].capitalize())
 
 
-def test_clicks_an_example(visit):
+def test_switches_the_language_at_once_and_for_good(visit, known):
     page = visit()
-    page.get_by_role("button", name="eosinophil, PBC").click()
-    expect(page.locator("#verdict .verdict h2 .en")).to_have_text("Eosinophil")
-
-
-def test_drops_thirty_files_and_reads_the_table(visit, folder, classifier, tmp_path):
-    paths = sorted(folder.glob("*-*.png"))[:26]
-    bad = {"empty.png": b"", "=SUM(A1).txt": b"no image", "cut.png": paths[0].read_bytes()[:3000]}
-    for name, content in bad.items():
-        (tmp_path / name).write_bytes(content)
-    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
-        archive.write(folder / "six.png", "a/six.png")
-        archive.writestr("__MACOSX/a/._six.png", b"hidden")
-    page = visit()
-    page.get_by_role("tab", name="Many images").click()
-    drop(page, [*paths, *(tmp_path / name for name in bad), tmp_path / "more.zip"], "files")
-    summary = page.locator("#summary")
-    expect(summary.get_by_role("status")).to_contain_text("27 images read, 3 unreadable", timeout=120_000)
-    with page.expect_download() as download:
-        page.locator("#summary a.csv").click()
-    with open(download.value.path(), newline="", encoding="utf-8-sig") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 30
-    for answer, _ in classifier.answers([(path.name, str(path)) for path in paths], 64):
-        row = rows[answer["file"]]
-        assert row["type"] == (answer["label"] or "")
-        assert int(row["cells"]) == len(answer["cells"])
-        if answer["label"]:
-            assert float(row["confidence"]) == pytest.approx(answer["confidence"], abs=2e-3)
-            assert sum(float(row[label]) for label in classifier.labels) == pytest.approx(1, abs=1e-3)
-    assert int(rows["more.zip/a/six.png"]["cells"]) == 6
-    assert rows["empty.png"]["type"] == ""
-    assert "no image" in rows["empty.png"]["remark"]
-    assert "truncated" in rows["cut.png"]["remark"].lower()
-    assert not any(name.startswith("=") for name in rows)
-    shares = [float(text.split(" %")[0]) for text in page.locator("#summary .bar .figure").all_inner_texts()]
-    assert sum(shares) == pytest.approx(100, abs=0.5)
-    counted = sum(int(row["cells"]) for row in rows.values())
-    said = summary.get_by_role("status").inner_text()
-    numbers = [int(word) for word in said.replace(",", "").replace(";", "").split() if word.isdigit()]
-    assert numbers[2] + numbers[4] == counted
-    expect(page.locator("div.en", has=page.locator("table.header-table")).first).to_contain_text(paths[0].name)
-    page.wait_for_timeout(500)
-    shot(page, "many-images")
-    assert serious_violations(page) == []
-
-
-def test_speaks_chinese_by_the_browser_and_by_choice(visit, known):
-    path, answer = known
-    page = visit(locale="zh-CN")
-    expect(page.get_by_role("tab", name="批量图像")).to_be_visible()
-    drop(page, path)
-    title = page.locator("#verdict .verdict h2")
-    expect(title).to_have_text(CELL_TYPES[answer["label"]].name.zh, use_inner_text=True)
-    expect(page.get_by_text("仅供研究，不用于诊断").first).to_be_visible()
-    shot(page, "chinese")
-
-    page = visit()
-    drop(page, path)
-    title = page.locator("#verdict .verdict h2")
-    expect(title).to_have_text(answer["label"].capitalize(), use_inner_text=True)
-    page.get_by_role("button", name="English / 中文").click()
-    page.get_by_role("combobox", name="Language").click()
-    page.get_by_role("option", name="简体中文").click()
-    expect(title).to_have_text(CELL_TYPES[answer["label"]].name.zh, use_inner_text=True)
-    expect(page.get_by_role("tab", name="单张图像")).to_be_attached()
+    drop(page, known[0])
+    page.get_by_role("button", name="中文").click()
+    expect(page.locator(".cell .verdict h2")).to_have_text(CELL_TYPES[known[1]["label"]].name.zh)
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    page.reload()
+    expect(page.locator(".cell .verdict h2")).to_have_text(CELL_TYPES[known[1]["label"]].name.zh)
+    page.get_by_role("button", name="English").click()
+    expect(page.locator(".cell .verdict h2")).to_have_text(known[1]["label"].capitalize())
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_fits_a_phone_in_light_and_dark(visit, known, scheme):
-    page = visit(viewport={"width": 375, "height": 800}, color_scheme=scheme)
+def test_a_phone_shows_the_answer_first_and_cuts_nothing(visit, known, scheme):
+    page = visit(viewport=PHONE, color_scheme=scheme, has_touch=True)
     expect(page.get_by_text("Research use only, no diagnosis")).to_be_in_viewport()
-    drop(page, known[0])
-    expect(page.locator("#verdict .verdict")).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    shot(page, f"phone-{scheme}")
-    assert serious_violations(page) == []
-    page.get_by_role("tab", name="About").click()
-    expect(page.locator(".about table").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= 375
-    assert serious_violations(page) == []
+    assert_nothing_is_cut(page)
+    drop(page, known[0], *EXAMPLES[:4])
+    expect(page.locator(".cell .verdict h2")).to_be_in_viewport()
+    above = [page.locator(part).bounding_box()["y"] for part in (".cell", ".main", ".count")]
+    assert above == sorted(above)
+    for view in ("gallery", "field", "files"):
+        page.locator(f"[data-view={view}]").click()
+        assert_nothing_is_cut(page)
+        assert serious_violations(page) == []
+        shot(page, f"phone-{view}-{scheme}")
 
 
 def test_shows_the_figures_of_results_json(visit):
     results = json.loads((ROOT / "hub" / "checkpoint" / "results.json").read_text(encoding="utf-8"))
-    page = visit()
-    page.get_by_role("tab", name="About").click()
-    about = page.locator(".about")
+    page = visit(viewport=DESK)
+    page.get_by_role("link", name="About the model").click()
+    about = page.locator("#about")
+    expect(about.locator("h2").first).to_be_in_viewport()
     for key in ("bccd_4_classes", "pbc"):
         figures = results["splits"]["test"]["subsets"][key]
         low, high = figures["intervals"]["accuracy"]
         expect(about).to_contain_text(f"{100 * figures['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}) %")
     assert str(ROOT) not in page.content()
-    shot(page, "about")

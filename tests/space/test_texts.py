@@ -1,11 +1,18 @@
 """The texts in both languages, and what fills them."""
 
 import json
+import re
 import string
 from pathlib import Path
 
+from PIL import Image
+
+from hub.data.columns import ATTRIBUTES, STAGES
 from space.about import about
-from space.texts import CELL_TYPES, Text, text
+from space.texts import ATTRIBUTES as ATTRIBUTE_TEXTS
+from space.texts import CELL_TYPES, VALUES, Text, reason_text, text
+from space.texts import STAGES as STAGE_TEXTS
+from space.uploads import read_uploads
 
 TEXTS = json.loads((Path(__file__).parents[2] / "space" / "texts.json").read_text(encoding="utf-8"))
 
@@ -16,11 +23,45 @@ def placeholders(template: str) -> set[str]:
 
 def test_every_text_says_the_same_in_both_languages():
     assert len(TEXTS["texts"]) > 30
-    for key, languages in TEXTS["texts"].items():
+    assert len(TEXTS["page"]) > 100
+    for key, languages in [*TEXTS["texts"].items(), *TEXTS["page"].items()]:
         assert languages.keys() == {"en", "zh"}, key
         assert all(languages.values()), key
         # Chinese has no articles.
         assert placeholders(languages["en"]) - {"article"} == placeholders(languages["zh"]), key
+
+
+def test_every_text_of_the_script_is_there_and_none_is_left_over():
+    folder = Path(__file__).parents[2] / "space" / "page"
+    code = "".join(path.read_text(encoding="utf-8") for path in sorted(folder.iterdir()))
+    keys = TEXTS["page"].keys()
+    used = set(re.findall(r"""(?:tr\(|data-text=|data-label=|texts\[|\? |: )["']([a-z_]+\.[a-z0-9_]+)["']""", code))
+    used |= set(re.findall(r'\["(report\.[a-z_]+)"', code)) | set(re.findall(r'choice\(\w+, "([a-z_.]+)"\)', code))
+    # Keys that the script puts together.
+    put_together = {key for key in keys if key.split(".")[0] in ("verdict", "reason", "view", "files", "count")}
+    assert used <= keys
+    assert keys - used - put_together == set()
+
+
+def test_every_stage_and_attribute_of_the_data_sets_has_a_name():
+    assert set(STAGES) == STAGE_TEXTS.keys()
+    assert set(ATTRIBUTES) == ATTRIBUTE_TEXTS.keys()
+    assert {f"{name}.{value}" for name, values in ATTRIBUTES.items() for value in values} == VALUES.keys()
+
+
+def test_reasons_are_given_in_both_languages(classifier, tmp_path):
+    (tmp_path / "paper.jpg").write_bytes(b"%PDF-1.7")
+    Image.new("RGB", (300, 300), "white").save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:200])
+    (tmp_path / "a.zip").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("paper.jpg", "cut.png", "a.zip"):
+        ((_, source),) = read_uploads([str(tmp_path / name)])
+        ((answer, _),) = classifier.answers([(name, source)], 64)
+        assert answer["status"] == "unreadable"
+        reason = reason_text(answer["remark"])
+        assert reason.en == answer["remark"]
+        assert reason.zh != reason.en, reason.en
+    assert reason_text("something new") == ("something new", "something new")
 
 
 def test_every_type_of_the_model_is_described(classifier):
