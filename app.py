@@ -69,16 +69,14 @@ class Handlers:
         answers = self.classifier.answers([(path.name, str(path)) for path in self.examples], PREVIEW_SIZE)
         known = [sum(cell["known"] for cell in answer["cells"]) for answer, _ in answers]
         best = known.index(max(known))
-        return page_field(*answers[best], self.examples[best], data_url)
+        return page_field(self.classifier, *answers[best], self.examples[best], data_url)
 
-    def look(self, paths: list[list[str]]) -> tuple[list, ...]:
-        """Answer one image of each visitor."""
-        first = [visitor[0] if visitor else None for visitor in paths]
-        answers = self.classifier.answers(_named(first), PREVIEW_SIZE)
-        fields = [
-            page_field(answer, preview, path, self.pictures.url)
-            for (answer, preview), path in zip(answers, first, strict=True)
-        ]
+    def look(self, files: list[str], request: gr.Request) -> list:
+        """Answer one image."""
+        field = None
+        with self.jobs.running(request.session_hash):
+            ((answer, preview),) = self.classifier.answers(_named(files[:1] or [None]), PREVIEW_SIZE)
+            field = page_field(self.classifier, answer, preview, next(iter(files), None), self.pictures.url)
         # None empties the upload field for the next image; the files stay for those who adapt the model to them.
         return [None] * len(paths), paths, [{"fields": [field], "leftOut": False} for field in fields]
 
@@ -94,8 +92,20 @@ class Handlers:
             corrections: The type of each of their cells by hand, or None.
             progress: Reports the progress to the page.
         """
-        adapted = self.classifier.adapted((source for _, source in read_uploads(files)), corrections)
-        return self._page_fields(adapted, files, progress)
+        with self.jobs.running(request.session_hash):
+            sources = (source for _, source in islice(read_uploads(files), MAX_IMAGES))
+            adapted = self.classifier.adapted(sources, corrections)
+            return {"fields": list(self._page_fields(adapted, files, progress))}
+        return None
+
+    def _page_fields(self, classifier: Classifier, files: list[str], progress) -> Iterator[dict[str, Any]]:
+        """Answer the first `MAX_IMAGES` images for the page."""
+        for answer in answers_to_many(classifier, files, PREVIEW_SIZE, progress):
+            yield page_field(classifier, *answer, self.pictures.url)
+
+    def cancel(self, request: gr.Request) -> None:
+        """Cancel what is analysed for a visitor: of many images, the answers up to there are shown."""
+        self.jobs.cancel(request.session_hash)
 
     def take_example(self, event: gr.EventData) -> list[str]:
         """Put the example that was clicked into the upload field."""

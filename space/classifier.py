@@ -1,6 +1,7 @@
 """The model of the Space, and its answers to images as plain values."""
 
 import copy
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
 CONFIDENT = 0.8
+_SCALE_SIZE = 640  # pixels of the longer side of an image whose red cells are measured
 _ADAPTING_CELLS = 1024  # of those without a correction, at most
 # The remark of a cell that is that of a smear, but stained or lit unlike those of the training.
 UNFAMILIAR_STAIN = "unfamiliar stain"
@@ -43,7 +45,8 @@ class Classifier:
 
     Attributes:
         source: The folder or the Hub id.
-        name: The name of the model to show: the place of a folder on the server is not public.
+        name: The name of the model to show, with the beginning of the SHA-256 of its weights. The place of a folder
+            on the server is not public.
         labels: The cell types, in the order of the model's outputs.
         map_side: The side of a crop in cells of the activation map: its values lie at 0, 1, ... on either axis, and
             the crop ends at `map_side`.
@@ -56,7 +59,7 @@ class Classifier:
             ValueError: if the model does not detect cells.
         """
         self.source = source
-        self.name = Path(source).name if Path(source).is_dir() else source
+        self.name = _name(source)
         self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
@@ -106,6 +109,19 @@ class Classifier:
                 logger.exception("the analysis of an image failed")
                 answers.append(self._read(name, ValueError("its analysis failed")))
         return answers
+
+    def red_cell_width(self, image: Image.Image) -> float | None:
+        """Return the approximate width of a red cell as a share of the image's width.
+
+        None where it cannot be told: without red cells, of an image that shows less than five of them side by side,
+        or by a processor published earlier.
+        """
+        if not hasattr(self.image_processor, "red_cell_width"):
+            return None
+        small = image.copy()
+        small.thumbnail((_SCALE_SIZE, _SCALE_SIZE))
+        share = self.image_processor.red_cell_width(small) / small.width
+        return share if 0 < share < 0.2 else None
 
     def adapted(self, sources: Iterable[object], corrections: list[str | None]) -> "Classifier":
         """Return a classifier with a copy of the model that is adapted to images of one lab.
@@ -174,6 +190,16 @@ class Classifier:
         answer |= {"status": "empty", "width": image.width, "height": image.height}
         answer["pages"] = image.info.get("pages", 1)
         return answer, image
+
+
+def _name(source: str) -> str:
+    """Return the name of a model: its Hub id or the name of its folder, and which weights these are."""
+    name = Path(source).name if Path(source).is_dir() else source
+    weights = cached_file(source, "model.safetensors", _raise_exceptions_for_missing_entries=False)
+    if weights is None:
+        return name
+    with open(weights, "rb") as file:
+        return f"{name} (SHA-256 {hashlib.file_digest(file, 'sha256').hexdigest()[:12]})"
 
 
 def _preview(image: Image.Image, size: int) -> Image.Image:

@@ -63,7 +63,7 @@ function verdictOf(cell) {
   }
   if (p >= DOUBTFUL_BELOW)
     return { kind: "sure", title: capital(typeName(first)), advice: tr("verdict.probability", { probability: percent(p) }) };
-  const names = { first: capital(typeName(first)), p: percent(p), second: typeName(second ?? first), q: percent(q) };
+  const names = { type: typeName(first), first: capital(typeName(first)), p: percent(p), second: typeName(second ?? first), q: percent(q) };
   const close = q >= p / 2;
   return { kind: "doubtful", title: tr(close ? "verdict.one_of_two" : "verdict.perhaps", { type: typeName(first) }),
     advice: tr(close ? "verdict.one_of_two_advice" : "verdict.perhaps_advice", names) };

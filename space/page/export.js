@@ -49,7 +49,7 @@ function tableRow(field, cell, number, attributes) {
   const group = groupOf(cell), second = ranking(cell)[1], rounded = (value) => (value === undefined ? "" : Number(value.toFixed(4)));
   const remark = [cell.drawn ? "drawn by hand" : cell.remark, isDoubtful(cell) ? "doubtful" : null].filter(Boolean).join("; ");
   return [field.file, number, ...cell.box.map((side) => Number(side.toFixed(1))), group === REFUSED ? "" : group,
-    rounded(cell.probabilities?.[cell.label]), second?.[0] ?? "", rounded(second?.[1]), stageOf(cell) ?? "",
+    rounded(cell.hand ? undefined : cell.probabilities[cell.label]), second?.[0] ?? "", rounded(second?.[1]), stageOf(cell) ?? "",
     ...attributes.map((name) => cell.attributes?.[name] ?? ""), cell.hand ? "yes" : "no", cell.label ?? "", remark,
     ...PAGE.labels.map((label) => rounded(cell.probabilities?.[label]))];
 }

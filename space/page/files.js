@@ -34,7 +34,8 @@ function drawFiles() {
     }));
   const body = rows.map(({ index, values: [file, ...values] }) => h("tr", { class: state.fields[index].status },
     h("th", { scope: "row" }, state.fields[index].preview ? button(file, () => openField(index)) : file),
-    values.map((value) => h("td", { class: typeof value === "number" ? "number" : "" }, typeof value === "number" ? whole(value) : value))));
+    values.map((value, at) => h("td", { class: typeof value === "number" ? "number" : "", "data-column": tr(`files.${Object.keys(COLUMNS)[at + 1]}`) },
+      typeof value === "number" ? whole(value) : value))));
   pane.replaceChildren(h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": tr("files.title") },
     h("table", { class: "files" }, h("thead", {}, h("tr", {}, Object.keys(COLUMNS).map(heading))), h("tbody", {}, body))));
 }

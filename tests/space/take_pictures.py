@@ -35,9 +35,7 @@ def main() -> None:
         try:
             wait_for(address, server)
             with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=shutil.which("chromium"), args=["--no-sandbox"]
-                )
+                browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
                 take(browser.new_page(viewport={"width": 1366, "height": 860}), address)
                 phone = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True).new_page()
                 answer(phone, address, IMAGES[-2:])
