@@ -7,7 +7,7 @@ function modelAnswer(cell) {
 }
 
 function mayAdapt() {
-  return PAGE.canAdapt && !state.example && !state.adapted && state.cells.filter((cell) => !cell.drawn).length >= PAGE.minAdapt;
+  return PAGE.canAdapt && imagesAreThere && !state.adapted && state.cells.filter((cell) => !cell.drawn).length >= PAGE.minAdapt;
 }
 
 // Take the adapted model's answers to the same cells.

@@ -2,6 +2,7 @@
 
 let raise = null; // tells the server of an event: (name) => void
 let busy = false;
+let imagesAreThere = false; // at the upload field, for adapting; after a reload they are not
 
 const EXPORTS = {
   report: async () => downloadFile("white-blood-cells.html", await reportFile(), "text/html"),
@@ -42,6 +43,7 @@ function uploaded(files) {
 function answered(answer) {
   setBusy(false);
   if (!answer) return;
+  imagesAreThere = true;
   takeFields(answer.fields);
   state.leftOut = answer.leftOut;
   camera.field = null;
@@ -217,6 +219,7 @@ function start(element, trigger) {
   });
   on(".clear", () => {
     clearWork();
+    imagesAreThere = false;
     shell.querySelector(".start").open = true;
     takeFields(PAGE.example, true);
     camera.field = null;

@@ -1,7 +1,7 @@
 // The report: one HTML file with everything in it, which prints to two pages of A4.
 
-const REPORT_CELLS = 6; // pictures of a type
-const REPORT_DOUBTFUL = 16; // pictures of doubtful and refused cells
+const REPORT_CELLS = 5; // pictures of a type
+const REPORT_DOUBTFUL = 30; // pictures of doubtful and refused cells
 const REPORT_PICTURE = 96; // pixels of a picture's side
 
 const REPORT_STYLE = `
@@ -18,8 +18,9 @@ thead th { border-bottom: 1.5px solid #111; font-weight: 600 } th:first-child { 
 .bar { position: relative; display: block; height: 3mm; background: #f3f4f6; border: 1px solid #bbb; margin-top: 0.5mm; overflow: hidden }
 .bar i { position: absolute; top: 0; bottom: 0 } .bar .normal { background: #c4c8ce } .bar .sure, .bar .unsure { top: 20%; bottom: 20% }
 .bar .unsure { background: repeating-linear-gradient(45deg, var(--color) 0 2px, #fff 2px 4px) } .bar .whisker { top: 45%; bottom: 45%; background: #111 }
-.notes { margin: 2mm 0; padding-left: 5mm } .gallery { display: flex; flex-wrap: wrap; gap: 1.5mm } figure { margin: 0; width: 19mm; font-size: 7pt; text-align: center }
-figure img { width: 19mm; height: 19mm; display: block } .second { break-before: page } .small { font-size: 8.5pt; color: #333 } section { break-inside: avoid }
+.notes { margin: 2mm 0; padding-left: 5mm } .gallery { display: flex; flex-wrap: wrap; gap: 1mm } figure { margin: 0; width: 17mm; font-size: 6.5pt; text-align: center }
+figure img { width: 17mm; height: 17mm; display: block } .second { break-before: page; display: grid; grid-template-columns: 1fr 1fr; gap: 0 6mm }
+.second .wide { grid-column: 1 / -1 } .small { font-size: 8.5pt; color: #333 } section { break-inside: avoid }
 .signature { display: flex; gap: 12mm; margin-top: 7mm } .signature span { flex: 1; border-top: 1px solid #111; padding-top: 1mm }
 * { -webkit-print-color-adjust: exact; print-color-adjust: exact }`;
 
@@ -61,7 +62,7 @@ async function reportFile() {
   const { types, doubtful } = reportCells(), pictures = {}, count = differential(liveCells());
   const galleries = [];
   for (const [label, cells] of types) galleries.push(h("section", {}, h("h2", {}, capital(typeName(label))), await reportGallery(cells, pictures)));
-  if (doubtful.length) galleries.push(h("section", {}, h("h2", {}, tr("report.doubtful")), await reportGallery(doubtful, pictures)));
+  if (doubtful.length) galleries.push(h("section", { class: "wide" }, h("h2", {}, tr("report.doubtful")), await reportGallery(doubtful, pictures)));
   const body = h("body", {}, h("h1", {}, tr("report.title")), h("p", { class: "use" }, tr("report.use")), reportFacts(),
     h("h2", {}, tr("count.title")), differentialTable(count, beforeAdapting()), countNotes(count),
     h("p", { class: "small" }, tr("count.note"), " MedlinePlus"), h("p", { class: "small" }, tr("report.limits")),

@@ -72,9 +72,10 @@ function placeBox(element, box) {
     width: `${(100 * (right - left)) / width}%`, height: `${(100 * (bottom - top)) / height}%` });
 }
 
+// Whether black stands out from a colour more than white does, by the relative luminance of WCAG.
 function isLight(color) {
-  const [red, green, blue] = [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16));
-  return 0.3 * red + 0.59 * green + 0.11 * blue > 150;
+  const [red, green, blue] = [1, 3, 5].map((at) => (parseInt(color.slice(at, at + 2), 16) / 255) ** 2.2);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179;
 }
 
 function boxElement(cell, tabbable) {

@@ -317,7 +317,8 @@ def test_finds_the_cell_in_the_middle_of_pbcs_images(label):
 def test_measures_the_width_of_red_cells_as_annotated_ones_have_it():
     processor, ratios = WBCImageProcessor(), []
     for path in sorted((BCCD / "Annotations").glob("*.xml"))[::15]:
-        red = [item.find("bndbox") for item in ElementTree.parse(path).iter("object") if item.findtext("name") == "RBC"]
+        annotated_cells = ElementTree.parse(path).iter("object")
+        red = [cell.find("bndbox") for cell in annotated_cells if cell.findtext("name") == "RBC"]
         widths = [int(box.findtext("xmax")) - int(box.findtext("xmin")) for box in red]
         if len(widths) >= 5:
             with Image.open(BCCD / "Original_Images" / f"{path.stem}.jpg") as image:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from hub.study.ood import sample_images
@@ -55,3 +56,26 @@ def test_knows_real_smears(classifier):
     known = np.array([answer["status"] in ("sure", "doubtful") for answer in answers])
     assert len(known) == 71 + 8 * 20
     assert known.mean() >= 0.98
+
+
+def test_adapting_gets_every_cell_with_what_somebody_called_it(classifier, folder, monkeypatch):
+    seen = []
+
+    def adapt(crops, labels):
+        seen.append((crops, labels))
+        return "adapted"
+
+    monkeypatch.setattr(classifier.model, "adapt", adapt, raising=False)
+    sources = [str(folder / "six.png"), ValueError("no image"), str(folder / "monocyte-0.png")]
+    (six, _), (_, _), (one, _) = classifier.answers([("", source) for source in sources], 64)
+    corrections = [None, "monocyte", *[None] * 4, "basophil"]
+    assert len(six["cells"]) + len(one["cells"]) == len(corrections)
+    adapted = classifier.adapted(iter(sources), corrections)
+    assert (adapted.model, adapted.labels) == ("adapted", classifier.labels)
+    assert classifier.model != "adapted"
+    ((crops, labels),) = seen
+    assert labels == corrections
+    expected = classifier.image_processor.preprocess_cells(Image.open(sources[0]))["pixel_values"]
+    assert torch.equal(crops[:6], expected)
+    with pytest.raises(ValueError, match="8 cells were answered, but the images have 7"):
+        classifier.adapted(iter(sources), [*corrections, None])

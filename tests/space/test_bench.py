@@ -26,6 +26,7 @@ from tests.space.browsing import (
 )
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.jpg"))
+KEEP = "work => addEventListener('pagehide', () => sessionStorage.setItem('wbc-bench', work))"
 pytestmark = pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 
 
@@ -40,9 +41,7 @@ def work(visit, folder, tmp_path, answered):
     """The page after thirty files, three of them bad, of which one would be a spreadsheet's formula."""
     if answered:
         page = visit(viewport=DESK)
-        page.evaluate(
-            "work => addEventListener('pagehide', () => sessionStorage.setItem('wbc-bench', work))", *answered["work"]
-        )
+        page.evaluate(KEEP, answered["work"])
         page.reload()
         page.locator("#bench .tile").first.wait_for()
         return page
@@ -52,7 +51,7 @@ def work(visit, folder, tmp_path, answered):
     drawn = sorted(folder.glob("*-*.png"))[: 26 - len(EXAMPLES)]
     page = visit(viewport=DESK)
     drop(page, *EXAMPLES, *drawn, folder / "six.png", *(tmp_path / name for name in bad))
-    answered["work"] = [json.dumps(kept(page))]
+    answered["work"] = json.dumps(kept(page))
     return page
 
 
@@ -160,7 +159,8 @@ def read_the_exports_back(page, state: dict, final: dict, folder) -> None:
     for name in ("bccd-neutrophil-cells.png", "six-cells.png"):
         assert png_size(pictures[name]) == (shown[name]["width"], shown[name]["height"])
     with Image.open(io.BytesIO(pictures["bccd-neutrophil-cells.png"])) as image:
-        assert image.convert("RGB").getcolors(1 << 20)
+        # The colour of basophils, to which the cell was moved.
+        assert (0, 114, 178) in {color for _, color in image.convert("RGB").getcolors(1 << 20)}
 
     report = export(page, "report", folder)
     read_the_report(page, report, final)
@@ -220,7 +220,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 def test_by_keyboard_alone(work):
     page = work
     page.locator("[data-view=gallery]").focus()
-    for _ in range(12):
+    for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.classList.contains('tile')"):
             break
@@ -269,3 +269,26 @@ def test_files_are_listed_with_their_reasons_and_sorted_by_number(work):
     page.locator(".export > summary").click()
     page.get_by_role("button", name="Clear").click()
     expect(page.locator(".example-note")).to_be_visible()
+
+
+def test_adapting_says_what_changed_and_is_taken_back(work, classifier, visit, folder):
+    if not hasattr(classifier.model, "adapt"):
+        pytest.skip("these weights' code cannot adapt")
+    expect(work.get_by_role("button", name="Adapt to this lab")).to_be_hidden()  # the images are gone after a reload
+    page = visit(viewport=DESK)
+    drop(page, *EXAMPLES, *sorted(folder.glob("*-*.png"))[:20])
+    first = groups(page)
+    page.locator(f".tile[data-cell='{first['neutrophil'][0]}']").click()
+    page.keyboard.press("2")
+    page.get_by_role("button", name="Adapt to this lab").click()
+    settle(page)
+    banner = page.locator(".adapted")
+    expect(banner).to_contain_text("answers changed")
+    assert kept(page)["adapted"]["on"]
+    expect(page.locator(".count th").nth(3)).to_have_text("Before")
+    shot(page, "adapted")
+    page.get_by_role("button", name="Take back").click()
+    expect(banner).to_be_hidden()
+    moved = first["neutrophil"].pop(0)
+    first["lymphocyte"] = sorted([*first["lymphocyte"], moved])
+    assert groups(page) == first

@@ -83,7 +83,7 @@ def test_an_image_keeps_its_ratio_in_every_window(visit, tmp_path, size):
     drop(page, tmp_path / "image.png")
     for width, height in ((1920, 950), (1440, 900), (1366, 650), (768, 1024), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
-        page.wait_for_timeout(100)
+        page.wait_for_timeout(300)
         picture, stage = (page.locator(f".stage{part}").first.bounding_box() for part in (" .picture", ""))
         assert picture["width"] / picture["height"] == pytest.approx(size[0] / size[1], rel=0.01)
         # Whole, and as large as the stage lets it be.
