@@ -22,6 +22,7 @@ from tests.space.browsing import (
     members,
     png_size,
     serious_violations,
+    settle,
     shot,
 )
 
