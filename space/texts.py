@@ -19,10 +19,6 @@ class Text(NamedTuple):
         chinese = {name: value.zh if isinstance(value, Text) else value for name, value in values.items()}
         return Text(self.en.format(**english), self.zh.format(**chinese))
 
-    def capitalize(self) -> "Text":
-        """Both languages with a capital first letter."""
-        return Text(self.en.capitalize(), self.zh.capitalize())
-
     @property
     def html(self) -> str:
         """HTML of both languages, of which the style sheet shows the one that is set."""

@@ -5,13 +5,22 @@ const STORED_LANGUAGE = "wbc-language";
 const NOT_WHITE = "not white", REFUSED = "refused";
 const parts = []; // functions that draw a part of the page anew: (changed cells or null) => void
 
+// The browser's "localStorage" or "sessionStorage"; null where a frame of another site may not have it.
+function storage(kind) {
+  try {
+    return window[kind];
+  } catch {
+    return null;
+  }
+}
+
 function language() {
   return document.documentElement.lang.startsWith("zh") ? "zh" : "en";
 }
 
 // Choose a language at once, and for Gradio's own few words at the next visit too.
 async function setLanguage(chosen) {
-  localStorage.setItem(STORED_LANGUAGE, chosen);
+  storage("localStorage")?.setItem(STORED_LANGUAGE, chosen);
   const locale = chosen === "zh" ? "zh-CN" : "en";
   document.documentElement.lang = locale;
   redraw();
@@ -21,7 +30,7 @@ async function setLanguage(chosen) {
 
 // Gradio asks the browser for its language; one that was chosen here comes first.
 function preferStoredLanguage() {
-  const stored = localStorage.getItem(STORED_LANGUAGE);
+  const stored = storage("localStorage")?.getItem(STORED_LANGUAGE);
   if (stored) Object.defineProperty(navigator, "language", { get: () => (stored === "zh" ? "zh-CN" : "en") });
 }
 

@@ -47,11 +47,6 @@ function cellSentence(cell) {
   return `${number}: ${typeName(group)}, ${how}${isDoubtful(cell) ? `, ${tr("cell.doubtful")}` : ""}`;
 }
 
-// The number of a cell within its field, from 1.
-function cellNumber(cell) {
-  return liveCells(cell.field).indexOf(cell) + 1;
-}
-
 // The title and the advice of the verdict on a cell.
 function verdictOf(cell) {
   if (cell.hand)

@@ -58,15 +58,20 @@ function adapted(answer) {
   if (answer) takeAdapted(answer.fields);
 }
 
+function hasGallery() {
+  return state.cells.length > 1 || state.fields.length > 1;
+}
+
 function drawTools() {
   document.querySelector("#bench .shell").classList.toggle("answered", !state.example);
   for (const element of document.querySelectorAll("[data-text]")) element.textContent = tr(element.dataset.text);
   for (const element of document.querySelectorAll("[data-label]")) element.setAttribute("aria-label", tr(element.dataset.label));
   for (const element of document.querySelectorAll("[data-language]"))
     element.setAttribute("aria-pressed", String(element.dataset.language === language()));
-  const views = ["gallery", "field", "files"].filter((view) => view !== "gallery" || state.cells.length > 1);
+  const views = ["gallery", "field", "files"].filter((view) => view !== "gallery" || hasGallery());
   $(".views").replaceChildren(...views.map((view) => h("button", { type: "button", "data-view": view, "aria-pressed": String(state.view === view),
     onclick: () => showView(view) }, tr(`view.${view}`))));
+  for (const field of document.querySelectorAll("#bench .export input")) if (field !== document.activeElement) field.value = state[field.name];
   $(".undo").disabled = !state.done;
   $(".redo").disabled = state.done === state.history.length;
   $(".adapt").hidden = !mayAdapt();
@@ -132,7 +137,7 @@ function act(event, action) {
 }
 
 function openPane(key) {
-  if (key === "g" && state.cells.length < 2) return;
+  if (key === "g" && !hasGallery()) return;
   const opened = key === "f" && currentCell();
   if (opened) chooseCell(state.current, { open: true, focus: true });
   else {
@@ -150,7 +155,7 @@ function confirmOrOpen() {
 function escape() {
   if (state.pending) cancelDrawing();
   else if (state.selected.size) selectOnly([]);
-  else if (state.view === "field" && state.cells.length > 1 && state.fields.length > 1) openPane("g");
+  else if (state.view === "field" && state.fields.length > 1) openPane("g");
 }
 
 function arrow(event, key) {
@@ -233,7 +238,6 @@ function start(element, trigger) {
     });
   if (restore()) shell.querySelector(".start").open = false;
   else takeFields(PAGE.example, true);
-  for (const field of shell.querySelectorAll(".export input")) field.value = state[field.name];
   redraw();
   fitField();
 }

@@ -125,11 +125,12 @@ parts.push(drawStage);
 // The line under the stage: file, size, and the way to the other fields.
 function drawFieldBar(field) {
   const readable = state.fields.flatMap((one, index) => (one.preview ? [index] : []));
-  const position = readable.indexOf(state.field);
+  const position = readable.indexOf(state.field), counts = state.fields.map(() => 0);
+  for (const cell of liveCells()) counts[cell.field]++;
   const step = (by) => () => openField(readable[(position + by + readable.length) % readable.length]);
   const choose = h("select", { "aria-label": tr("field.choose"), onchange: (event) => openField(Number(event.target.value)) },
     readable.map((index) => h("option", { value: index, selected: index === state.field },
-      `${state.fields[index].file} (${liveCells(index).length})`)));
+      `${state.fields[index].file} (${counts[index]})`)));
   const several = readable.length > 1;
   const pages = field.pages > 1 ? `, ${tr("field.pages", { count: field.pages })}` : "";
   $(".field-bar").replaceChildren(

@@ -26,7 +26,8 @@ const state = {
 // Take the answers of the server.
 function takeFields(fields, example = false) {
   Object.assign(state, { fields, cells: [], history: [], done: 0, current: null, field: 0, file: null });
-  Object.assign(state, { adapted: null, example, reviewFirst: false });
+  Object.assign(state, { adapted: null, example, reviewFirst: false, leftOut: false, sample: "" });
+  numbers = null;
   state.selected.clear();
   fields.forEach((field, index) => {
     for (const cell of field.cells)
@@ -43,6 +44,16 @@ function takeFields(fields, example = false) {
 
 function liveCells(field = null) {
   return state.cells.filter((cell) => !cell.deleted && (field === null || cell.field === field));
+}
+
+// The number of a cell within its field, from 1.
+let numbers = null;
+function cellNumber(cell) {
+  if (!numbers) {
+    const counts = state.fields.map(() => 0);
+    numbers = new Map(liveCells().map((one) => [one.id, ++counts[one.field]]));
+  }
+  return numbers.get(cell.id);
 }
 
 function currentCell() {
@@ -100,6 +111,7 @@ function edit(ids, after) {
 
 function applyChanges(changes, side) {
   for (const change of changes) Object.assign(state.cells[change.id], change[side]);
+  numbers = null;
   const ids = changes.map((change) => change.id);
   if (currentCell()?.deleted) state.current = null;
   save();
@@ -155,7 +167,7 @@ function writeWork() {
   if (state.example) return;
   const { selected, pending, ...kept } = state;
   try {
-    sessionStorage.setItem(STORED_WORK, JSON.stringify(kept));
+    storage("sessionStorage")?.setItem(STORED_WORK, JSON.stringify(kept));
   } catch {
     announce(tr("said.unsaved")); // more than the browser keeps for a tab
   }
@@ -163,7 +175,7 @@ function writeWork() {
 addEventListener("pagehide", writeWork);
 
 function restore() {
-  const stored = sessionStorage.getItem(STORED_WORK);
+  const stored = storage("sessionStorage")?.getItem(STORED_WORK);
   if (!stored) return false;
   Object.assign(state, JSON.parse(stored));
   return state.fields.length > 0;
@@ -171,5 +183,6 @@ function restore() {
 
 function clearWork() {
   state.example = true; // which is not kept
-  sessionStorage.removeItem(STORED_WORK);
+  storage("sessionStorage")?.removeItem(STORED_WORK);
+  Object.assign(state, { reader: "", scale: null });
 }
