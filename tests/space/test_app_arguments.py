@@ -71,6 +71,8 @@ def test_refuses_a_model_that_detects_no_cells(tmp_path):
 
 def test_a_port_in_use_is_one_line(monkeypatch, capsys):
     class Page:
+        head = ""
+
         def launch(self, **_):
             raise OSError("Cannot find empty port in range: 7860-7860.")
 
