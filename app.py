@@ -30,13 +30,13 @@ from space.api import MCPServer, connect_api
 from space.bench import page_field, page_script, shell
 from space.classifier import Classifier
 from space.examples import copy_examples, examples_row
+from space.jobs import MAX_IMAGES, Jobs, answers_to_many
 from space.pictures import PictureFolder, data_url
 from space.texts import WORKING, text
-from space.uploads import MAX_FILE_BYTES, read_uploads
+from space.uploads import MAX_FILE_BYTES, count_images, read_uploads
 
 HERE = Path(__file__).parent
-MAX_IMAGES = 1000  # in one go
-BATCH = 16  # images that are analysed together
+MAX_JOBS = 4  # of one image, and of many, at the same time
 PREVIEW_SIZE = 4096  # pixels of the longer side of the image shown
 API_PREVIEW_SIZE = 64  # the same where nobody sees it
 MAX_REQUESTS = 256  # in the queue
@@ -45,10 +45,7 @@ PROGRESS = gr.Progress()
 
 
 class Handlers:
-    """The functions behind the events of the page and behind its API."""
-
-    Gradio batches the requests of several visitors to `look` and `classify`: every argument is then a list with a
-    value for each visitor, and so is every output.
+    """The functions behind the events of the page and behind its API.
 
     Attributes:
         pictures: Where the pictures of answers are saved for the page.
@@ -56,7 +53,7 @@ class Handlers:
 
     pictures: PictureFolder
 
-    def __init__(self, classifier: Classifier, dataset: str | None):
+    def __init__(self, classifier: Classifier):
         self.classifier = classifier
         self.jobs = Jobs()
         # Gradio serves files of the working directory and of the one for temporary files only. The folder lasts as
@@ -78,18 +75,26 @@ class Handlers:
             ((answer, preview),) = self.classifier.answers(_named(files[:1] or [None]), PREVIEW_SIZE)
             field = page_field(self.classifier, answer, preview, next(iter(files), None), self.pictures.url)
         # None empties the upload field for the next image; the files stay for those who adapt the model to them.
-        return [None] * len(paths), paths, [{"fields": [field], "leftOut": False} for field in fields]
+        return [None, files, field and {"fields": [field], "leftOut": False}]
 
-    def look_at_many(self, files: list[str], progress=PROGRESS) -> list:
-        """Answer many images of one visitor."""
-        return [None, files, self._page_fields(self.classifier, files, progress)]
+    def look_at_many(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list:
+        """Answer many images; if the job is cancelled, those that it has answered."""
+        fields: list[dict] = []
+        with self.jobs.running(request.session_hash):
+            for field in self._page_fields(self.classifier, files, progress):
+                fields.append(field)
+        left_out = count_images(files) > MAX_IMAGES
+        return [None, files, {"fields": fields, "leftOut": left_out} if fields else None]
 
-    def adapt(self, files: list[str], corrections: list[str | None], progress=PROGRESS) -> dict[str, Any]:
-        """Answer images again by a copy of the model that is adapted to them.
+    def adapt(
+        self, files: list[str], corrections: list[str | None], request: gr.Request, progress=PROGRESS
+    ) -> dict[str, Any] | None:
+        """Answer images again by a copy of the model that is adapted to them; if it is cancelled, not at all.
 
         Args:
             files: The images, as they were answered before.
             corrections: The type of each of their cells by hand, or None.
+            request: Tells the visitor.
             progress: Reports the progress to the page.
         """
         with self.jobs.running(request.session_hash):
@@ -111,10 +116,6 @@ class Handlers:
         """Put the example that was clicked into the upload field."""
         return [str(self.examples[event.index])]
 
-    def cancel(self, request: gr.Request) -> None:
-        """Cancel what is analysed for a visitor: of many images, the answers up to there are shown."""
-        self.jobs.cancel(request.session_hash)
-
     def classify(self, image: str) -> dict:
         """Classify the white blood cells of one smear image.
 
@@ -125,7 +126,8 @@ class Handlers:
         Args:
             image: Smear image: JPEG, PNG, TIFF, BMP, WebP, GIF, AVIF or JPEG 2000, at most 256 MB.
         """
-        return [[answer for answer, _ in self.classifier.answers(_named(image), API_PREVIEW_SIZE)]]
+        ((answer, _),) = self.classifier.answers(_named([image]), API_PREVIEW_SIZE)
+        return answer
 
     # Gradio shows the docstring to callers, who give files alone.
     def classify_batch(self, files: list[str], request: gr.Request, progress=PROGRESS) -> list[dict]:  # noqa: D417
@@ -137,27 +139,11 @@ class Handlers:
         Args:
             files: Smear images (JPEG, PNG, TIFF, ...) or ZIP archives of them, at most 256 MB each.
         """
-        files = files or []
-        answers = self._answers(self.classifier, read_uploads(files), API_PREVIEW_SIZE, len(files), progress)
-        return [answer for answer, _, _ in answers]
-
-    def _page_fields(self, classifier: Classifier, files: list[str], progress) -> dict[str, Any]:
-        """Answer the first `MAX_IMAGES` images for the page."""
-        sources = read_uploads(files or [])
-        answers = self._answers(classifier, sources, PREVIEW_SIZE, len(files or []), progress)
-        fields = [page_field(*answer, self.pictures.url) for answer in answers]
-        return {"fields": fields, "leftOut": next(sources, None) is not None}
-
-    def _answers(
-        self, classifier: Classifier, sources: Iterator, preview_size: int, expected: int, progress
-    ) -> Iterator[tuple]:
-        """Yield answer, preview and source of the first `MAX_IMAGES` images, and report the progress."""
-        images, done = islice(sources, MAX_IMAGES), 0
-        while batch := list(islice(images, BATCH)):
-            for (answer, preview), (_, source) in zip(classifier.answers(batch, preview_size), batch, strict=True):
-                yield answer, preview, source
-            done += len(batch)
-            progress((done, max(done, min(MAX_IMAGES, expected))), unit="")
+        answers = []
+        with self.jobs.running(request.session_hash):
+            for answer, _, _ in answers_to_many(self.classifier, files or [], API_PREVIEW_SIZE, progress):
+                answers.append(answer)
+        return answers
 
 
 def _named(paths: Iterable[str | None]) -> Iterator[tuple[str, object]]:
@@ -165,26 +151,16 @@ def _named(paths: Iterable[str | None]) -> Iterator[tuple[str, object]]:
         yield (Path(path).name, path) if path else ("", ValueError("no file was given"))
 
 
-MANY_IMAGES: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "many images"}
+# Jobs of several visitors run at once and take turns at the network: none waits for a large image of another.
+ONE_IMAGE: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "one image"}
+MANY_IMAGES: dict[str, Any] = {"concurrency_limit": MAX_JOBS, "concurrency_id": "many images"}
 
 
-def _batched() -> dict[str, Any]:
-    """Return the options of events whose requests Gradio batches, one batch at a time."""
-    return {"batch": True, "max_batch_size": BATCH, "concurrency_limit": 1, "concurrency_id": "one image"}
-
-
-def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
-    """Build the page and its API.
-
-    Args:
-        classifier: The model.
-        dataset: The id of a dataset on the Hub to take examples from.
-    """
-    handlers = Handlers(classifier, dataset)
+def build(classifier: Classifier) -> gr.Blocks:
+    """Build the page of a model, and its API."""
+    handlers = Handlers(classifier)
     read = classifier.image_processor.fetch_images
-    html = shell(
-        text("page.title").html, examples_row(handlers.examples, handlers.examples_title, read), about(classifier)
-    )
+    html = shell(text("page.title").html, examples_row(handlers.examples, read), about(classifier))
     style = (HERE / "space" / "style.css").read_text(encoding="utf-8")
     script = page_script(classifier, handlers.worked_example())
     with gr.Blocks(title=text("page.title").en, analytics_enabled=False, delete_cache=(600, 3600)) as page:
@@ -193,20 +169,20 @@ def build(classifier: Classifier, dataset: str | None = None) -> gr.Blocks:
             html, elem_id="bench", apply_default_css=False, js_on_load=f"wbc.start(element, trigger); // {_EVENTS}"
         )
         _connect(handlers, bench, working)
-        connect_api(handlers, _batched(), MANY_IMAGES)
+        connect_api(handlers, ONE_IMAGE, MANY_IMAGES)
+        page.unload(handlers.cancel)
     # Not by Gradio's option for style sheets, which takes selectors apart at every comma.
     page.head = f"<style>\n{style}</style>\n<script>\n{script}\n</script>"
     return page.queue(max_size=MAX_REQUESTS)
 
 
 # The events that the page's script raises, quoted as Gradio looks for them.
-_EVENTS = '"one", "many", "adapt", "example"'
+_EVENTS = '"one", "many", "adapt", "example", "stop"'
 
 
 def _connect(handlers: Handlers, bench: gr.HTML, working: gr.HTML) -> None:
     """Connect the events that the page's script raises."""
-    # Out of sight: the script hands files to the upload field and shows the answers. Not a State for the files:
-    # Gradio would mix up those of visitors whose images are analysed together.
+    # Out of sight: the script hands files to the upload field and shows the answers.
     upload, kept = (
         gr.File(file_count="multiple", visible="hidden", elem_id=name, label=name) for name in ("files", "kept")
     )
@@ -216,16 +192,17 @@ def _connect(handlers: Handlers, bench: gr.HTML, working: gr.HTML) -> None:
     answered: dict[str, Any] = {"fn": None, "inputs": answers, "js": "wbc.answered"}
     upload.upload(None, upload, None, js="wbc.uploaded")
     for event, handler, options in (
-        (bench.one, handlers.look, _batched()),
+        (bench.one, handlers.look, ONE_IMAGE),
         (bench.many, handlers.look_at_many, MANY_IMAGES),
     ):
         asked = event(handler, upload, [upload, kept, answers], **asking, **options)
         asked.success(**answered)
         asked.failure(None, js="wbc.failed")
     chosen = bench.example(handlers.take_example, None, upload, api_visibility="private")
-    shown = chosen.then(handlers.look, upload, [upload, kept, answers], **asking, **_batched())
+    shown = chosen.then(handlers.look, upload, [upload, kept, answers], **asking, **ONE_IMAGE)
     shown.success(**answered)
     shown.failure(None, js="wbc.failed")
+    bench.stop(handlers.cancel, queue=False, api_visibility="private")
     # The corrections are the script's: they are read when the event is raised.
     again = bench.adapt(
         handlers.adapt,
@@ -296,7 +273,7 @@ def _load(source: str) -> Classifier:
 def main() -> None:
     """Serve the page."""
     args = arguments()
-    page = build(_load(args.model), args.dataset)
+    page = build(_load(args.model))
     gradio.mcp.GradioMCPServer = MCPServer
     try:
         page.launch(

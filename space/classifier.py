@@ -39,9 +39,9 @@ class Classifier:
     - `width`, `height`: in pixels, or None if the image cannot be read.
     - `pages`: how many pages or frames the file has, of which the first is read, or None if it cannot be read.
     - `cells`: for each cell `box` and `window` (the crop), both as left, top, right and bottom in pixels; `label`,
-      `confidence`, `probabilities`, `known`, `novelty`; `remark`, why the cell is unknown; `activation_map`, rows of
-      the evidence for the label in each part of the crop; and `stage` of maturation and `attributes`, where the model
-      tells them.
+      `confidence`, `probabilities`; `second`, the second most probable type; `known`, `novelty`, `focus`; `remark`,
+      why the cell is unknown; `activation_map`, rows of the evidence for the label in each part of the crop; and
+      `stage` of maturation and `attributes`, where the model tells them.
 
     Attributes:
         source: The folder or the Hub id.
