@@ -15,6 +15,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import ImagesKwargs
 
 from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells, red_cell_width
+from .illumination_wbc import correct_illumination
 from .reading_wbc import read_image, rgb_pixels, upright_rgb
 
 
@@ -108,7 +109,7 @@ class WBCImageProcessor(ViTImageProcessor):
 
     def red_cell_width(self, image: ImageInput) -> float:
         """Approximate width of a red cell in pixels of an image; 0 without red cells. See `red_cell_width`."""
-        return red_cell_width(self._tensor(image).numpy())
+        return red_cell_width(self._corrected(image).numpy(force=True))
 
     def crop_boxes(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
         """Squares around the centres of cells, to crop the image to.
