@@ -116,7 +116,7 @@ def load_dataset(data_args: DataArguments, args: WBCTrainingArguments) -> tuple[
         dataset = load(data_args.dataset_name, data_args.dataset_config_name)
         if args.do_train:
             check_trainable(dataset)
-    needs_train = args.do_train or args.calibrate
+    needs_train = bool(args.do_train or args.calibrate)
     check_splits(dataset, data_args.dataset_name, train=needs_train, test=bool(args.do_predict))
     dataset = without_single_lab(only_of(dataset, data_args.train_on, data_args.leave_out))
     cut = None

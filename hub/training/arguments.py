@@ -273,7 +273,7 @@ class WBCTrainingArguments(TrainingArguments):
         """Whether the run cannot do without a validation split."""
         is_asked = self.eval_strategy != IntervalStrategy.NO and not self.validates_by_default
         is_used = is_asked or self.eval_on_start or self.metric_for_best_model is not None
-        return self.calibrate or bool(self.do_train and is_used)
+        return bool(self.calibrate or (self.do_train and is_used))
 
     def _choose_task(self) -> None:
         """Replace each task that is not given by its default."""
