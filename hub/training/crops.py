@@ -3,7 +3,6 @@
 import ast
 import hashlib
 import inspect
-import json
 import logging
 import os
 from pathlib import Path
@@ -47,10 +46,9 @@ class CropImages(CellImages):
     @property
     def path(self) -> Path:
         """The file of the crops; its name tells the images, the processor and the code that cut them."""
-        processor = self.image_processor.to_dict()
-        for name in ("size", "image_mean", "image_std"):
-            processor.pop(name, None)
-        parts = (self.dataset._fingerprint, json.dumps(processor, sort_keys=True, default=str), STORED_SIZE, MARGIN)
+        settings = ("do_correct_illumination", "do_find_cell", "window_size", "window_unit")
+        processor = [getattr(self.image_processor, name) for name in settings]
+        parts = (self.dataset._fingerprint, processor, STORED_SIZE, MARGIN)
         # Without comments, which cut nothing out in another way.
         code = [ast.unparse(ast.parse(inspect.getsource(module))) for module in (detection_wbc, illumination_wbc)]
         return self.folder / f"{hashlib.sha256(f'{parts}{code}'.encode()).hexdigest()[:16]}.npy"
