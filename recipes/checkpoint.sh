@@ -24,7 +24,7 @@ CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     TEACHER=1500 STEPS_64=3000 STEPS_96=3000 BATCH=128 WORKERS=8
 else
-    TEACHER=800 STEPS_64=1600 STEPS_96=1200 BATCH=64 WORKERS=0
+    TEACHER=800 STEPS_64=1600 STEPS_96=1900 BATCH=64 WORKERS=0
 fi
 
 recipe=(
@@ -54,7 +54,7 @@ python -m hub teacher --dataset_name "$DATA" --weights "$LITE0" --steps "$TEACHE
 train student-64 --model_name_or_path none --image_size 64 --stain_size 32 --max_steps "$STEPS_64" \
     --learning_rate 0.06 --warmup_steps 200
 train student-96 --model_name_or_path "$OUTPUT/student-64" --image_size 96 --max_steps "$STEPS_96" \
-    --learning_rate 0.04 --warmup_steps 50
+    --learning_rate 0.05 --warmup_steps 50
 
 if [ ! -f "$OUTPUT/student-96/test_results.json" ]; then
     accelerate launch train.py --do_eval --calibrate --model_name_or_path "$OUTPUT/student-96" \
