@@ -195,15 +195,15 @@ def _add_publishing(actions, repo_type: str, stage: Callable[[argparse.Namespace
     def run_stage(args: argparse.Namespace) -> None:
         from hub.publish.repository import describe_sizes, stage_to
 
-        print(describe_sizes(stage_to(args.output, args.repo_id, lambda folder: stage(args, folder))))
+        print(describe_sizes(stage_to(args.output, args.repo_id, repo_type, lambda folder: stage(args, folder))))
         print(f"staged in {args.output}")
 
     def run_push(args: argparse.Namespace) -> None:
-        if args.create_pr and args.revision:
-            args.parser.error("--create-pr opens a pull request on main: leave out --revision")
+        if args.create_pr and (args.revision or args.tag):
+            args.parser.error("--create-pr opens a pull request on main: leave out --revision and --tag")
         from hub.publish.repository import describe_push, publish
 
-        options = {name: getattr(args, name) for name in ("private", "revision", "create_pr", "dry_run")}
+        options = {name: getattr(args, name) for name in ("private", "revision", "create_pr", "tag", "dry_run")}
         sizes, commit = publish(
             args.repo_id, repo_type, lambda folder: stage(args, folder), args.commit_message, **options
         )
@@ -219,6 +219,7 @@ def _add_publishing(actions, repo_type: str, stage: Callable[[argparse.Namespace
     pushing.add_argument("--revision", metavar="BRANCH", help="the branch to commit to (default: main)")
     pushing.add_argument("--commit-message", metavar="TEXT", help=f"default: 'Publish the {repo_type}'")
     pushing.add_argument("--create-pr", action="store_true", help="open a pull request instead")
+    pushing.add_argument("--tag", metavar="NAME", help="tag the commit, with that section of its CHANGELOG.md")
     pushing.add_argument("--dry-run", action="store_true", help="list files and sizes and push nothing")
 
 

@@ -13,6 +13,8 @@ from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from hub.files import HUB_ERRORS, UserError, one_line, writing
+from hub.publish.checks import check
+from hub.publish.versions import check_tag, set_tag, version_text
 
 # The file that the Hub itself adds to every repository in its first commit.
 _KEPT = ".gitattributes"
@@ -53,6 +55,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    tag: str | None = None,
 ) -> CommitInfo | None:
     """Make a repository on the Hub hold the files of `folder`, by one commit or none.
 
@@ -69,19 +72,27 @@ def push(
         private: Whether only its owner may see it, if it is created; one that exists must be private already.
         revision: The branch to commit to. Default: `main`.
         create_pr: Whether to open a pull request on `main` with the commit, instead of committing to `main`.
+        tag: The name of a version, which is to mean these files for good; its message is the section of that name in
+            `CHANGELOG.md`, if the repository has one.
 
     Returns:
         The Hub's answer to the commit; None if the repository held the same files already.
 
     Raises:
-        UserError: There is no token, or the Hub or the network refuses; the message says what to do.
+        UserError: The repository does not pass `hub.publish.checks`, the tag means another commit already or has no
+            section in `CHANGELOG.md`, there is no token, or the Hub or the network refuses; the message says what to
+            do.
     """
     files = files_of(folder)
+    check(folder, repo_type, repo_id)
+    message = version_text(folder, tag) if tag else None
     api = HfApi(token=_token())
     repo: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
     try:
         _create(api, repo, private)
         with _branch(api, repo, revision or "main") as head:
+            if tag:
+                check_tag(api, repo, tag, head)
             there = set(api.list_repo_files(**repo, revision=head)) - {_KEPT}
             added = [CommitOperationAdd(name, path) for name, path in files.items()]
             deleted = [CommitOperationDelete(name) for name in sorted(there - files.keys())]
@@ -93,6 +104,8 @@ def push(
                 create_pr=create_pr,
                 parent_commit=head,
             )
+        if tag:
+            set_tag(api, repo, tag, commit.oid, message)
     except UserError:
         raise
     except (*HUB_ERRORS, ValueError) as error:
@@ -128,24 +141,27 @@ def _branch(api: HfApi, repo: dict[str, Any], branch: str) -> Iterator[str | Non
         raise
 
 
-def stage_to(output: Path, repo_id: str, stage: Callable[[Path], None]) -> dict[str, int]:
+def stage_to(output: Path, repo_id: str, repo_type: str, stage: Callable[[Path], None]) -> dict[str, int]:
     """Write a repository to a folder, without network; after any failure the folder does not exist.
 
     Args:
         output: The folder; new or empty.
         repo_id: The id of the repository on the Hub.
+        repo_type: `model`, `dataset` or `space`.
         stage: Writes the repository to the folder that it is called with.
 
     Returns:
         The size in bytes of each file, by its path in the repository.
 
     Raises:
-        UserError: `repo_id` is no id, `output` is not empty, or `stage` raises it.
+        UserError: `repo_id` is no id, `output` is not empty, `stage` raises it, or the repository does not pass
+            `hub.publish.checks`.
     """
     check_repo_id(repo_id)
     with writing(output) as folder:
         folder.mkdir()
         stage(folder)
+        check(folder, repo_type, repo_id)
         return sizes_of(folder)
 
 
@@ -158,6 +174,7 @@ def publish(
     private: bool = False,
     revision: str | None = None,
     create_pr: bool = False,
+    tag: str | None = None,
     dry_run: bool = False,
 ) -> tuple[dict[str, int], CommitInfo | None]:
     """Stage a repository and push it to the Hub as one commit, see `push`.
@@ -170,7 +187,8 @@ def publish(
         private: As for `push`.
         revision: As for `push`.
         create_pr: As for `push`.
-        dry_run: Whether to stop before the push.
+        tag: As for `push`.
+        dry_run: Whether to stop before the push, after the checks.
 
     Returns:
         The size in bytes of each file, by its path in the repository, and the result of `push`, None in a dry run.
@@ -186,10 +204,13 @@ def publish(
         stage(folder)
         sizes = sizes_of(folder)
         if dry_run:
+            check(folder, repo_type, repo_id)
+            if tag:
+                version_text(folder, tag)
             return sizes, None
         message = commit_message or f"Publish the {repo_type}"
         return sizes, push(
-            folder, repo_id, repo_type, message, private=private, revision=revision, create_pr=create_pr
+            folder, repo_id, repo_type, message, private=private, revision=revision, create_pr=create_pr, tag=tag
         )
 
 

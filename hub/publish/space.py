@@ -39,6 +39,7 @@ def stage(folder: Path, repo_id: str, model_id: str, dataset_id: str) -> None:
         sdk_version=version("gradio"),
         python_version=_PYTHON,
         app_file="app.py",
+        suggested_hardware="cpu-basic",  # 2 cores and 16 GB; on ZeroGPU the page asks for a GPU by itself
         license="apache-2.0",
         models=[model_id],
         datasets=[dataset_id],

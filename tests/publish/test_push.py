@@ -63,6 +63,27 @@ def test_pushes_to_a_branch_and_as_a_pull_request(fresh, folder, tmp_path):
     assert repo.commit("main") == head
 
 
+def test_a_tag_means_the_same_files_for_good(fresh, folder, tmp_path):
+    mine = shutil.copytree(folder, tmp_path / "mine")
+    (mine / "CHANGELOG.md").write_text("# Versions\n\n## v2, 2026-12\n\nMore labs.\n\n## v1\n\nTwo labs.\n")
+    assert pushed(fresh, tmp_path, mine, tag="v1")[0] == "pushed"
+    repo = fresh.repo("model", REPO)
+    first = repo.commit("main").id
+    assert repo.tags == {"v1": (first, "Two labs.")}
+    assert pushed(fresh, tmp_path, mine, tag="v1")[0] == "unchanged"
+    (mine / "notes.txt").write_text("another view\n")
+    assert "the tag v1 of" in pushed(fresh, tmp_path, mine, tag="v1")[1]
+    said, errors = pushed(fresh, tmp_path, mine, tag="v3")
+    assert (said, "CHANGELOG.md has no section v3" in errors) == ("failed", True)
+    fresh.faults.append(Fault("POST", "/tag/", status=500))
+    assert "broke off" in pushed(fresh, tmp_path, mine, tag="v2")[1]
+    assert repo.tags.keys() == {"v1"}
+    assert pushed(fresh, tmp_path, mine, tag="v2")[0] == "unchanged"  # and tagged
+    assert repo.tags == {"v1": (first, "Two labs."), "v2": (repo.commit("main").id, "More labs.")}
+    assert pushed(fresh, tmp_path, folder, tag="v1")[0] == "failed"
+    assert holds(fresh, mine)
+
+
 def test_does_not_call_private_what_is_public(fresh, folder, tmp_path):
     assert pushed(fresh, tmp_path, folder)[0] == "pushed"
     said, errors = pushed(fresh, tmp_path, folder, private=True)

@@ -1,5 +1,6 @@
 """The metadata of cards, checked as the Hub checks them."""
 
+import math
 import re
 
 import yaml
@@ -22,10 +23,12 @@ def card_errors(content: str, kind: str) -> list[str]:
     errors = [f'"license" {name!r} is unknown' for name in _listed(data.get("license", [])) if name not in LICENSES]
     errors += [
         f'"{key}" names {name!r}, which is no id'
-        for key in ("models", "datasets")
+        for key in ("models", "datasets", "base_model")
         for name in _listed(data.get(key, []))
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", name)
     ]
+    if not all(isinstance(tag, str) for tag in data.get("tags", [])):
+        errors.append('"tags" must be texts')
     return errors + {"model": _model_errors, "dataset": _dataset_errors, "space": _space_errors}[kind](data)
 
 
@@ -33,13 +36,17 @@ def _model_errors(data: dict) -> list[str]:
     errors = []
     if data.get("pipeline_tag", "image-classification") not in TASKS:
         errors.append(f'"pipeline_tag" {data["pipeline_tag"]!r} is unknown')
+    if not all("results" in model for model in data.get("model-index", [])):
+        return [*errors, '"model-index" needs results']
     for result in (result for model in data.get("model-index", []) for result in model["results"]):
+        if not re.fullmatch(r"(?:[\w-]+/)?[\w.-]+", result.get("dataset", {}).get("type", "")):
+            errors.append('"model-index" has a dataset type that fails to match the required pattern')
         if not {"type", "name"} <= result.get("dataset", {}).keys():
             errors.append('"model-index" needs type and name of the dataset')
         if result.get("task", {}).get("type") not in TASKS:
             errors.append('"model-index" needs a known task')
         for metric in result.get("metrics", []):
-            if not {"type", "value"} <= metric.keys() or isinstance(metric["value"], str):
+            if not {"type", "value"} <= metric.keys() or not _is_number(metric["value"]):
                 errors.append('"model-index" needs type and value of each metric')
     return errors
 
@@ -64,6 +71,10 @@ def _space_errors(data: dict) -> list[str]:
     if {"colorFrom", "colorTo"} & data.keys() and not {data.get("colorFrom"), data.get("colorTo")} <= COLOURS:
         errors.append('"colorFrom" and "colorTo" must be colours that the Hub knows')
     return errors
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _listed(value: str | list[str]) -> list[str]:

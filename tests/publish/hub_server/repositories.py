@@ -37,7 +37,7 @@ async def create_repo(hub: HubServer, request: Request) -> Response:
         raise HubError(409, f"You already created this {kind} repo", url=url)
     private = bool(asked.get("private")) or asked.get("visibility") == "private"
     repo = hub.repos[kind, repo_id] = Repo(repo_id, kind, private, asked.get("sdk"))
-    attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LFS_NAMES)
+    attributes = "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LFS_NAMES[kind])
     tree = {".gitattributes": hub.store(attributes.encode())}
     hub.add_commit(repo, "refs/heads/main", None, "initial commit", "", tree)
     return JSONResponse({"url": url, "name": repo_id, "id": repo_id})
@@ -80,7 +80,19 @@ async def refs(hub: HubServer, request: Request, kind: str, repo_id: str) -> Res
     ]
     branches = [ref for ref in found if ref["ref"].startswith("refs/heads/")]
     pulls = [ref for ref in found if ref["ref"].startswith("refs/pr/")]
-    return JSONResponse({"branches": branches, "converts": [], "tags": [], "pullRequests": pulls})
+    tags = [
+        {"name": name, "ref": f"refs/tags/{name}", "targetCommit": commit} for name, (commit, _) in repo.tags.items()
+    ]
+    return JSONResponse({"branches": branches, "converts": [], "tags": tags, "pullRequests": pulls})
+
+
+async def create_tag(hub: HubServer, request: Request, kind: str, repo_id: str, revision: str) -> Response:
+    repo = hub.repo_for(request, kind, repo_id, write=True)
+    asked = await request.json()
+    if asked["tag"] in repo.tags:
+        raise HubError(409, f"Tag reference exists already: {asked['tag']}")
+    repo.tags[asked["tag"]] = repo.commit(revision).id, asked.get("message", "")
+    return JSONResponse({})
 
 
 async def create_branch(hub: HubServer, request: Request, kind: str, repo_id: str, branch: str) -> Response:

@@ -148,6 +148,7 @@ ROUTES: list[tuple[str, str, Callable]] = [
     ("GET", rf"{_API}/refs", repositories.refs),
     ("POST", rf"{_API}/branch/(?P<branch>[^/]+)", repositories.create_branch),
     ("DELETE", rf"{_API}/branch/(?P<branch>[^/]+)", repositories.delete_branch),
+    ("POST", rf"{_API}/tag/{_REVISION}", repositories.create_tag),
     ("GET", rf"{_API}/commits/{_REVISION}", repositories.commits),
     ("GET", rf"{_API}/tree/{_REVISION}", files.tree),
     ("GET", rf"{_API}/tree/{_REVISION}/(?P<path>.+)", files.tree),

@@ -10,7 +10,14 @@ from pathlib import Path
 
 USER = "haematology"
 TOKEN = "hf_loopback"
-LFS_NAMES = ("*.safetensors", "*.onnx", "*.parquet", "*.bin", "*.pt", "*.png", "*.jpg")
+# The patterns of the .gitattributes that the Hub writes into a new repository.
+_LFS = (
+    "*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs.* *.mlmodel *.model *.msgpack *.npy *.npz *.onnx "
+    "*.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz "
+    "*.wasm *.xz *.zip *.zst *tfevents*"
+).split()
+_LFS_MEDIA = "*.bmp *.gif *.png *.tiff *.jpg *.jpeg *.webp *.aac *.flac *.mp3 *.ogg *.wav *.mp4 *.webm".split()
+LFS_NAMES = {"model": _LFS, "space": _LFS, "dataset": [*_LFS, *_LFS_MEDIA]}
 
 
 class HubError(Exception):
@@ -45,7 +52,7 @@ class Commit:
 
 @dataclass
 class Repo:
-    """A repository: commits by id, and the refs that name them."""
+    """A repository: commits by id, the refs that name them, and tags with their messages."""
 
     id: str
     type: str
@@ -53,11 +60,14 @@ class Repo:
     sdk: str | None
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def commit(self, revision: str) -> Commit:
-        """The commit that a branch, a pull request's ref, or an id names."""
+        """The commit that a branch, a tag, a pull request's ref, or an id names."""
         if revision in self.commits:
             return self.commits[revision]
+        if revision in self.tags:
+            return self.commits[self.tags[revision][0]]
         for ref in (f"refs/heads/{revision}", revision):
             if ref in self.refs:
                 return self.commits[self.refs[ref]]

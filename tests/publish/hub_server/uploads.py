@@ -41,7 +41,7 @@ async def preupload(hub: HubServer, request: Request, kind: str, repo_id: str, r
     for file in asked["files"]:
         path, sample = file["path"], base64.b64decode(file["sample"])
         text = b"\0" not in sample and file["size"] <= INLINE_BYTES
-        lfs = not text or any(fnmatch.fnmatch(path, pattern) for pattern in LFS_NAMES)
+        lfs = not text or any(fnmatch.fnmatch(path, pattern) for pattern in LFS_NAMES[kind])
         remote = tree.get(path)
         answers.append(
             {
