@@ -159,6 +159,14 @@ def _model(commands) -> None:
         stage(args.checkpoint, folder, args.repo_id, _id(args, "dataset", DATASET_NAME))
 
     _add_publishing(actions, "model", stage, add_arguments)
+    versions = _add(actions, "compare", "compare two published versions: figures and sizes", _run_compare_models)
+    versions.add_argument("versions", nargs=2, metavar="ID", help="NAME/NAME@REVISION or a folder")
+
+
+def _run_compare_models(args: argparse.Namespace) -> None:
+    from hub.publish.compare_models import compare_models, describe
+
+    print(describe(compare_models(*args.versions)))
 
 
 def _run_export(args: argparse.Namespace) -> None:

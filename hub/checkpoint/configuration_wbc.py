@@ -7,6 +7,8 @@ from transformers import ResNetConfig
 
 NORM_LAYOUTS = ("bn", "ibn", "ibn-a", "ibn-b", "ibn-in", "ign")
 MINING = ("batch", "class", "none")
+# Raised whenever code of the version before would read new weights, but answer otherwise than they should.
+CODE_VERSION = 2
 
 
 class WBCConfig(ResNetConfig):
@@ -65,10 +67,12 @@ class WBCConfig(ResNetConfig):
         stage_loss_weight (`float`, defaults to 1.0): weight of the stages' cross entropy in the loss, at least 0. With
             0, the model has no stage head.
         attribute_loss_weight (`float`, defaults to 1.0): the same of the attributes.
+        code_version (`int`): version of the code that saved the weights. That of older code is read, and becomes this
+            code's.
 
     Raises:
-        ValueError: if an argument is outside the values given above, or names of stages or attributes are missing or
-            repeated.
+        ValueError: if an argument is outside the values given above, names of stages or attributes are missing or
+            repeated, or newer code saved the weights.
     """
 
     model_type = "wbc"
@@ -108,8 +112,11 @@ class WBCConfig(ResNetConfig):
     attributes: dict[str, list[str]] | None = None
     stage_loss_weight: float = 1.0
     attribute_loss_weight: float = 1.0
+    code_version: int = CODE_VERSION
 
     def __post_init__(self, **kwargs):
+        _check_code_version(self.code_version)
+        self.code_version = CODE_VERSION
         if self.id2label is None and kwargs.get("num_labels") is None:
             self.id2label = {0: "eosinophil", 1: "lymphocyte", 2: "monocyte", 3: "neutrophil"}
         super().__post_init__(**kwargs)
@@ -156,6 +163,15 @@ def _check_novelty_stages(stages: list[int] | None, count: int) -> None:
     listed = [*stages] if isinstance(stages, list | tuple) else []
     if not listed or not {*listed} <= {*range(1, count + 1)} or len({*listed}) < len(listed):
         raise ValueError(f"novelty_stages must be None or a list of different stages from 1 to {count}, got {stages}")
+
+
+def _check_code_version(version: int) -> None:
+    """Raise ValueError if newer code than this one saved the weights."""
+    if version > CODE_VERSION:
+        raise ValueError(
+            f"version {version} of the code saved these weights, this is version {CODE_VERSION}: load them with their "
+            "own code (trust_remote_code=True, without code_revision), or update this code"
+        )
 
 
 def _check_names(what: str, lists: dict[str, list[str]], over_all: bool) -> None:

@@ -25,9 +25,12 @@ from hub.evaluation.plots import plot_confusion_matrix, plot_reliability
 from hub.files import UserError, write_json
 from hub.publish.export_onnx import EXAMPLES, export_onnx
 from hub.publish.model_card import ONNX_NAME, PLOTS, CardFacts, write_card
+from hub.publish.versions import CHANGELOG_NAME
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 
 RESULTS_NAME = "results.json"
+# The predictions of the test split, by which a later version is compared with this one.
+PREDICTIONS_NAME = "predictions.csv"
 _DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}  # which have a test split
 _TRAINED_ON = "BCCD, PBC and Chula"
 # Figures of the Trainer that depend on the machine.
@@ -63,7 +66,7 @@ def export(source: str | os.PathLike, folder: Path) -> Path:
 
 
 def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path], labs: Path | None = None) -> dict:
-    """Write `results.json`, plots and card beside an exported classifier.
+    """Write `results.json`, predictions, plots and card beside an exported classifier.
 
     Args:
         folder: The folder of the exported classifier.
@@ -105,6 +108,7 @@ def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path], 
         "commit": _commit(),
     }
     write_json(folder / RESULTS_NAME, results)
+    shutil.copy(evaluation / "test_predictions.csv", folder / PREDICTIONS_NAME)
     _draw_plots(folder, splits["test"], predictions)
     write_results_card(folder, results)
     return results
@@ -192,8 +196,8 @@ def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None
             "`python -m hub model report` wrote"
         )
     check_weights(checkpoint)
-    plots = [checkpoint / name for name in PLOTS if (checkpoint / name).is_file()]
-    for path in [*(checkpoint / name for name in needed), *_code(checkpoint), *plots]:
+    others = [path for name in (*PLOTS, PREDICTIONS_NAME, CHANGELOG_NAME) if (path := checkpoint / name).is_file()]
+    for path in [*(checkpoint / name for name in needed), *_code(checkpoint), *others]:
         shutil.copy(path, folder)
     shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("*.png"))
     examples = sorted((folder / "examples").glob("*.jpg"))

@@ -3,7 +3,13 @@ import pytest
 import scipy.stats
 from evaluation_cases import PAPER_NAMES, clustered_case, random_case
 
-from hub.evaluation.intervals import bootstrap_intervals, bootstrap_means, paired_bootstrap, wilson_interval
+from hub.evaluation.intervals import (
+    bootstrap_intervals,
+    bootstrap_means,
+    paired_bootstrap,
+    unpaired_difference,
+    wilson_interval,
+)
 
 
 def test_a_bootstrap_over_files_is_scipys():
@@ -178,3 +184,9 @@ def test_a_group_may_have_several_classes_and_a_resample_may_lack_one():
     assert balanced["right"] == [0, 0.5]
     with pytest.raises(ValueError, match="got 5 right and 6 references"):
         bootstrap_means({"right": np.zeros(5)}, references)
+
+
+def test_an_unpaired_difference_of_shares_is_newcombes():
+    """Example of Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10: 56 of 70 less 48 of 80."""
+    difference = unpaired_difference(wilson_interval(48, 80), wilson_interval(56, 70))
+    assert difference == pytest.approx({"difference": 0.2, "low": 0.0524, "high": 0.3339}, abs=5e-5)

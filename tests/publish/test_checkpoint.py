@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ResNetConfig
 
 from hub.data.pbc import PBC_CLASSES
 from hub.study import ood
@@ -74,6 +75,24 @@ def test_answers_test_simple_as_its_results_say(model, processor, results):
         known += float(output.novelty) <= model.config.max_novelty
     assert confusion.tolist() == figures["confusion_matrix"]
     assert known / 71 == pytest.approx(figures["kept"])
+
+
+def test_weights_saved_by_older_code_give_the_same_answers(model, tmp_path):
+    """A configuration and an image processor without what was added since the first release."""
+    old = Path(shutil.copytree(FOLDER, tmp_path / "old", ignore=shutil.ignore_patterns("*.safetensors")))
+    (old / "model.safetensors").symlink_to(FOLDER / "model.safetensors")
+    config, processor = (json.loads((old / name).read_text()) for name in ("config.json", "preprocessor_config.json"))
+    kept = {*ResNetConfig().to_dict(), "auto_map", "image_size", "norm_layout", "temperature", "max_novelty"}
+    first = {key: value for key, value in config.items() if key in kept or key.startswith("center_loss")}
+    assert not {"min_focus", "custom_pipelines", "code_version", "stages"} & first.keys()
+    (old / "config.json").write_text(json.dumps(first))
+    kept = {"auto_map", "do_find_cell", "image_processor_type", "image_mean", "image_std", "size", "window_size"}
+    (old / "preprocessor_config.json").write_text(json.dumps({key: processor[key] for key in kept}))
+    loaded = AutoModelForImageClassification.from_pretrained(old, trust_remote_code=True).eval()
+    images = sorted(map(str, (ROOT / "examples").glob("*.jpg")))
+    for field, expected in zip(loaded.analyze(images), model.analyze(images), strict=True):
+        assert [cell.probabilities for cell in field.cells] == [cell.probabilities for cell in expected.cells]
+        assert [cell.box for cell in field.cells] == [cell.box for cell in expected.cells]
 
 
 def test_results_are_those_of_this_configuration(model, results):

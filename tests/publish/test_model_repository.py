@@ -17,7 +17,14 @@ from tests.publish.clients import CHECKPOINT, DATASET, MODEL, ROOT, command, hol
 def test_the_model_repository_holds_what_it_needs_and_no_more(hub, published):
     tree = set(hub.repo("model", MODEL).commit("main").tree)
     assert tree == {
-        *(".gitattributes", "README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
+        *(
+            ".gitattributes",
+            "CHANGELOG.md",
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "preprocessor_config.json",
+        ),
         *(path.name for path in CHECKPOINT.glob("*.py")),
         *("results.json", "confusion_matrix_bccd.png", "confusion_matrix_pbc.png", "reliability.png"),
         *(f"examples/{path.name}" for path in (ROOT / "examples").glob("*.jpg")),
@@ -109,6 +116,53 @@ def test_a_stranger_loads_the_model_and_gets_the_same_answers(hub, published, im
     (offline,) = load_revisions(None, HF_HUB_OFFLINE="1")
     assert offline["answers"] == online["answers"]
     assert len(hub.requests) == asked  # from the cache alone
+
+
+LOAD_OTHERWISE = """
+import json, torch
+from huggingface_hub import hf_hub_download, snapshot_download
+from transformers import AutoModelForImageClassification
+
+name, loaded = "{name}", dict()
+for key, options in dict(
+    plain=dict(), bfloat16=dict(dtype=torch.bfloat16), auto=dict(dtype="auto"), placed=dict(device_map="cpu"),
+    spread=dict(device_map="auto"), both=dict(dtype=torch.float16, device_map=dict([("", "cpu")])),
+).items():
+    model = AutoModelForImageClassification.from_pretrained(name, trust_remote_code=True, **options).eval()
+    cells = model.analyze("{image}").cells
+    loaded[key] = [str(model.dtype), str(model.device), list(cells[0].probabilities.values())]
+    if key == "plain":
+        plain, (size, *_) = model, [model.config.image_size]
+pixel_values = torch.rand(3, 3, size, size)
+batch = dict(pixel_values=dict([(0, torch.export.Dim("batch"))]))
+program = torch.export.export(plain, (pixel_values[:2],), dynamic_shapes=batch)
+with torch.no_grad():
+    difference = (program.module()(pixel_values).logits - plain(pixel_values).logits).abs().max()
+loaded["exported"] = float(difference)
+path = hf_hub_download(name, "results.json")
+loaded["file"] = json.load(open(path))["temperature"]
+folder = snapshot_download(name, allow_patterns=["*.json", "*.py", "*.safetensors"])
+loaded["folder"] = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True).config.temperature
+print(json.dumps(loaded))
+"""
+
+
+def test_a_stranger_loads_it_in_other_precisions_and_places_and_exports_it(hub, published, images, answers, tmp_path):
+    loaded = stranger(hub, tmp_path, LOAD_OTHERWISE.format(name=MODEL, image=images[0]))
+    temperature = json.loads((CHECKPOINT / "results.json").read_text())["temperature"]
+    assert (loaded.pop("file"), loaded.pop("folder")) == (temperature, temperature)
+    assert loaded.pop("exported") < 1e-4
+    assert {key: found[:2] for key, found in loaded.items()} == {
+        "plain": ["torch.float32", "cpu"],
+        "bfloat16": ["torch.bfloat16", "cpu"],
+        "auto": ["torch.float32", "cpu"],  # what the configuration says of the float16 weights
+        "placed": ["torch.float32", "cpu"],
+        "spread": ["torch.float32", "cpu"],
+        "both": ["torch.float16", "cpu"],
+    }
+    for key, (dtype, _, probabilities) in loaded.items():
+        tolerance = {"torch.float32": 1e-5, "torch.float16": 0.01, "torch.bfloat16": 0.1}[dtype]
+        np.testing.assert_allclose(probabilities, answers[0][0], atol=tolerance, err_msg=key)
 
 
 def test_staging_gives_the_pushed_bytes(hub, published, tmp_path):
