@@ -83,6 +83,42 @@ VARIANTS = {
 }
 
 
+def measure(
+    device: torch.device, image_size: int, batch_size: int, steps: int, bf16: bool, channels_last: bool
+) -> dict[str, tuple[float, float | None]]:
+    """The median step of each variant in seconds, and on a GPU the peak of its memory in bytes."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    torch.manual_seed(0)
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device).to(memory_format=memory_format)
+    labels = torch.arange(batch_size, device=device) % 4
+    runs = {}
+    for name, build in VARIANTS.items():
+        model, loss_of = build()
+        model = model.train().to(device, memory_format=memory_format)
+        runs[name] = (model, loss_of, torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9), [], [])
+
+    on_gpu = device.type == "cuda"
+    for _ in range(steps + 2):
+        for model, loss_of, optimizer, times, peaks in runs.values():
+            if on_gpu:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+            start = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = loss_of(model, images, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if on_gpu:
+                torch.cuda.synchronize()
+                peaks.append(torch.cuda.max_memory_allocated() - before)
+            times.append(time.perf_counter() - start)
+    return {
+        name: (statistics.median(times[2:]), max(peaks[2:], default=None)) for name, (*_, times, peaks) in runs.items()
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image_size", type=int, default=224)
@@ -91,43 +127,20 @@ def main():
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--channels_last", action="store_true")
     arguments = parser.parse_args()
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
-    torch.manual_seed(0)
-    images = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size, device=device)
-    images = images.to(memory_format=memory_format)
-    labels = torch.arange(arguments.batch_size, device=device) % 4
-
-    runs = {}
-    for name, build in VARIANTS.items():
-        model, loss_of = build()
-        model = model.train().to(device, memory_format=memory_format)
-        runs[name] = (model, loss_of, torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9), [])
-
-    for _ in range(arguments.steps + 2):
-        for model, loss_of, optimizer, times in runs.values():
-            start = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-                loss = loss_of(model, images, labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+    measured = measure(device, **vars(arguments))
 
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     dtype = "bfloat16" if arguments.bf16 else "float32"
     layout = "channels last" if arguments.channels_last else "contiguous"
     shape = f"{arguments.batch_size} images of {arguments.image_size} px"
     print(f"{name}; torch {torch.__version__}; {shape}; {dtype}; {layout}\n")
-    print("| training step | median ms | ratio |")
-    print("| --- | ---: | ---: |")
-    medians = {name: statistics.median(times[2:]) for name, (*_, times) in runs.items()}
-    baseline = medians["torchvision ResNet-34"]
-    for name, median in medians.items():
-        print(f"| {name} | {1000 * median:.1f} | {median / baseline:.2f} |")
+    print("| training step | median ms | ratio | peak MiB |")
+    print("| --- | ---: | ---: | ---: |")
+    baseline, _ = measured["torchvision ResNet-34"]
+    for name, (median, peak) in measured.items():
+        memory = "–" if peak is None else f"{peak / 2**20:,.0f}"
+        print(f"| {name} | {1000 * median:.1f} | {median / baseline:.2f} | {memory} |")
 
 
 if __name__ == "__main__":
