@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 
 from space.jobs import CancelledError, Turns, check_cancelled
 from space.texts import Text, text, type_name
+from space.zero_gpu import ON_ZERO_GPU, analyze_on_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class Classifier:
         self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to("cuda" if torch.cuda.is_available() and not ON_ZERO_GPU else "cpu")
+        self._loaded_model = self.model
         self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
         # The stride of the network's last feature map is 32 pixels.
         self.map_side = self.model.config.image_size / 32
@@ -167,7 +169,11 @@ class Classifier:
                     del image
                 on_read()
 
-        fields = iter(self.model.analyze(readable(), self.image_processor))
+        # Another model in its place, such as an adapted one, is in this process alone.
+        if ON_ZERO_GPU and self.model is self._loaded_model:
+            fields = iter(analyze_on_gpu(self.source, list(readable())))
+        else:
+            fields = iter(self.model.analyze(readable(), self.image_processor))
         for answer, preview in answers:
             if preview is not None:
                 _add_cells(answer, next(fields).cells)
