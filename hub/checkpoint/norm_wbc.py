@@ -169,7 +169,7 @@ def _statistics(
         Mean and inverse standard deviation (N, C) to normalise by, the batch's mean and unbiased variance (C,), and
         the number of values that each of these is over.
     """
-    mean, var = _moments(x)
+    mean, var = _moments_by_kernels(x) if _has_kernels(x) else _moments(x)
     batch_mean = mean.mean(0)
     # The law of total variance.
     batch_var = var.mean(0) + (mean - batch_mean).square().mean(0)
@@ -224,18 +224,24 @@ class _InstanceBatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, num_instance, eps, group):
         mean, inv_std, batch_mean, batch_var, count = _statistics(x, num_instance, eps, group)
+        scale_and_shift = _scale_and_shift_by_kernels if _has_kernels(x) else _scale_and_shift
         ctx.save_for_backward(x, weight, mean, inv_std)
         ctx.num_instance, ctx.count, ctx.group = num_instance, count, group
         ctx.mark_non_differentiable(batch_mean, batch_var)
-        return _scale_and_shift(x, weight, bias, mean, inv_std), batch_mean, batch_var
+        return scale_and_shift(x, weight, bias, mean, inv_std), batch_mean, batch_var
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, *_):
         x, weight, mean, inv_std = ctx.saved_tensors
         num_pixels = x.shape[2] * x.shape[3]
-        grad_sum = grad.sum((2, 3), dtype=mean.dtype)
-        product_sum = (grad * (x - mean[:, :, None, None])).sum((2, 3))
+        by_kernels = _has_kernels(x)
+        if by_kernels:
+            grad = grad.contiguous(memory_format=_memory_format(x))
+            grad_sum, product_sum = _sums_by_kernels(grad, x, mean)
+        else:
+            grad_sum = grad.sum((2, 3), dtype=mean.dtype)
+            product_sum = (grad * (x - mean[:, :, None, None])).sum((2, 3))
         grad_weight = (product_sum * inv_std).sum(0).to(weight.dtype)
         grad_bias = grad_sum.sum(0).to(weight.dtype)
 
@@ -251,6 +257,89 @@ class _InstanceBatchNorm(torch.autograd.Function):
         scale = weight * inv_std
         x_scale = -scale * inv_std.square() * product_mean
         shift = -scale * grad_mean - x_scale * mean
-        grad_x = torch.addcmul(shift[:, :, None, None], x, x_scale[:, :, None, None])
-        grad_x = grad_x.addcmul_(grad, scale[:, :, None, None]).to(x.dtype)
+        combine = _combine_by_sample if by_kernels else _combine
+        grad_x = combine(x, grad, *(each[:, :, None, None] for each in (shift, x_scale, scale)))
         return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def _combine(x: Tensor, grad: Tensor, shift: Tensor, x_scale: Tensor, scale: Tensor) -> Tensor:
+    """`shift + x * x_scale + grad * scale` in the dtype of x, for factors (N, C, 1, 1)."""
+    return torch.addcmul(shift, x, x_scale).addcmul_(grad, scale).to(x.dtype)
+
+
+# What follows are the same sums and products by PyTorch's kernels for batch norm on a CPU. They compute in float32
+# without a copy of the feature map in that type, which takes most of the time where memory is slow. In NCHW, each
+# (sample, channel) is to them a channel of one wide sample; in NHWC, they take one sample at a time.
+
+# Of smaller maps, the calls for each sample cost more than the passes over memory.
+_MIN_KERNEL_PIXELS = 196
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if x.is_contiguous() else torch.channels_last
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether the kernels are the faster way for x (N, C, H, W), and it lies in one of their two orders."""
+    large = x.device.type == "cpu" and x.shape[2] * x.shape[3] >= _MIN_KERNEL_PIXELS
+    return large and x.dtype != torch.float16 and x.is_contiguous(memory_format=_memory_format(x))
+
+
+def _samples(x: Tensor) -> tuple[Tensor, ...]:
+    """Views (1, C', H, W) of x (N, C, H, W), one after the other with all of its (sample, channel) as channels."""
+    return (x.view(1, -1, *x.shape[2:]),) if x.is_contiguous() else x.split(1)
+
+
+def _moments_by_kernels(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`_moments`."""
+    samples = _samples(x)
+    # The kernels compute in the dtype of running statistics, which are of no use here.
+    unused = x.new_zeros(samples[0].shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
+    moments = [torch.batch_norm_update_stats(sample, unused, unused, 0.0) for sample in samples]
+    mean, var = (torch.stack(each).view(x.shape[:2]) for each in zip(*moments, strict=True))
+    return mean, var
+
+
+def _scale_and_shift_by_kernels(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inv_std: Tensor) -> Tensor:
+    """`_scale_and_shift`."""
+    scale = weight * inv_std
+    shift = bias - mean * scale
+    output = torch.empty_like(x)
+    samples = _samples(x)
+    zeros, ones = scale.new_zeros(samples[0].shape[1]), scale.new_ones(samples[0].shape[1])
+    rows = (each.reshape(len(samples), -1) for each in (scale, shift))
+    for sample, target, factor, term in zip(samples, _samples(output), *rows, strict=True):
+        # Batch norm in eval mode, of running mean 0 and variance 1.
+        unused = scale.new_empty(0), scale.new_empty(0)
+        torch.native_batch_norm(sample, factor, term, zeros, ones, False, 0.0, 0.0, out=(target, *unused))
+    return output
+
+
+def _sums_by_kernels(grad: Tensor, x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums (N, C) over the pixels of `grad`, and of `grad * (x - mean)`, for a mean (N, C)."""
+    samples = _samples(x)
+    ones = mean.new_ones(samples[0].shape[1])
+    sums = []
+    for sample, grad_sample, row in zip(samples, _samples(grad), mean.reshape(len(samples), -1), strict=True):
+        # The gradients of weight and bias of batch norm, whose inverse standard deviation is 1 here.
+        wanted = [False, True, True]
+        _, product, total = torch.ops.aten.native_batch_norm_backward(
+            grad_sample, sample, ones, row, ones, row, ones, True, 0.0, wanted
+        )
+        sums.append((total, product))
+    grad_sum, product_sum = (torch.stack(each).view(mean.shape) for each in zip(*sums, strict=True))
+    return grad_sum, product_sum
+
+
+def _combine_by_sample(x: Tensor, grad: Tensor, shift: Tensor, x_scale: Tensor, scale: Tensor) -> Tensor:
+    """`_combine`, one sample at a time, whose float32 values stay in the cache."""
+    output = torch.empty_like(x)
+    for target, sample, grad_sample, *factors in zip(
+        *(each.split(1) for each in (output, x, grad, shift, x_scale, scale)), strict=True
+    ):
+        term, x_factor, factor = factors
+        if x.dtype == term.dtype:
+            torch.addcmul(term, sample, x_factor, out=target).addcmul_(grad_sample, factor)
+        else:
+            target.copy_(torch.addcmul(term, sample, x_factor).addcmul_(grad_sample, factor))
+    return output

@@ -77,6 +77,8 @@ def assert_same_state(norm, reference, **tolerance):
 
 
 SHAPES = [(3, 8, 5, 6), (4, 7, 3, 4), (2, 1, 4, 4), (1, 6, 5, 3), (1, 1, 2, 1), (5, 2, 1, 2), (2, 33, 9, 7)]
+# Maps that go through batch norm's kernels on a CPU.
+SHAPES += [(3, 7, 15, 14), (1, 4, 28, 7)]
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -190,7 +192,7 @@ def test_large_offset_against_float64():
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("shape", [(3, 5, 3, 2), (1, 4, 2, 3), (2, 1, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 5, 3, 2), (1, 4, 2, 3), (2, 1, 2, 2), (2, 2, 14, 14)], ids=str)
 def test_gradient_in_float64(shape, training):
     norm = pair(shape[1])[0].double().train(training)
     x = feature_map(*shape, dtype=torch.float64).requires_grad_()
@@ -200,7 +202,7 @@ def test_gradient_in_float64(shape, training):
         return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
 
     assert run(x, weight, bias).dtype == torch.float64
-    assert torch.autograd.gradcheck(run, (x, weight, bias))
+    assert torch.autograd.gradcheck(run, (x, weight, bias), fast_mode=x.numel() > 100)
 
 
 def test_compiles():
