@@ -247,16 +247,31 @@ def _id(args: argparse.Namespace, kind: str, name: str) -> str:
 
 def _predict(commands) -> None:
     predict = _add(commands, "predict", "find and classify the white cells of images", _run_predict)
-    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="files, ZIP archives, or folders")
+    predict.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help="files, ZIP archives, or folders")
+    predict.add_argument("--dataset", metavar="NAME", help="in their place a data set, by folder or id on the Hub")
+    predict.add_argument("--split", metavar="NAME", default="test", help="of the data set (default: test)")
+    predict.add_argument("--streaming", action="store_true", help="fetch its rows while they are read")
     _output(predict, classifier=True)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
+    help = "processes that read images and find cells (default: half of the cores, or with a GPU all but one)"
+    predict.add_argument("--workers", type=int, metavar="N", help=help)
+    help = "cells that the network classifies at once (default: 32)"
+    predict.add_argument("--batch-size", type=int, metavar="N", default=32, help=help)
 
 
 def _run_predict(args: argparse.Namespace) -> None:
+    if bool(args.images) == bool(args.dataset):
+        args.parser.error("name images or a --dataset, one of both")
+    if (args.workers or 0) < 0 or args.batch_size < 1:
+        args.parser.error("--workers is at least 0, and --batch-size at least 1")
     from hub.inference.predict import describe, predict, readable_name
+    from hub.inference.rows import Rows
 
-    print(describe(predict(args.images, args.model, args.output, args.draw)))
-    print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")
+    images = Rows(args.dataset, args.split, args.streaming) if args.dataset else args.images
+    found = predict(images, args.model, args.output, args.draw, args.workers, args.batch_size)
+    if found is not None:  # the first of several processes
+        print(describe(found))
+        print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")
 
 
 def _adapt(commands) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +26,51 @@ class UserError(ValueError):
 def one_line(error: BaseException) -> str:
     """The message of an error on one line, or the name of its class where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def dead_worker(error: BaseException) -> str | None:
+    """Say that a worker process of PyTorch's `DataLoader` died, if that is what an error means.
+
+    PyTorch says so by itself in an error of any place, as it learns it from a signal. Before it does, the connection
+    to the process breaks, so that an error of connections out of the loader means the same.
+
+    Returns:
+        The beginning of a line for the user, without an end of sentence, or None for another error.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RuntimeError) and (found := _DEAD_WORKER.search(str(cause))):
+            pid, how = found.groups()
+            return f"the worker process {pid} that reads images {_manner_of_death(how)}"
+        if isinstance(cause, (ConnectionError, EOFError, FileNotFoundError)):
+            files = [frame.filename for frame in traceback.extract_tb(cause.__traceback__)]
+            if any(Path(file).parts[-3:] == ("utils", "data", "dataloader.py") for file in files):
+                return "a worker process that reads images died, perhaps for want of memory"
+        cause = cause.__cause__
+    return None
+
+
+# PyTorch's own words, in its C++ and its Python code.
+_DEAD_WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
+
+
+def _manner_of_death(how: str) -> str:
+    """How a process died, by PyTorch's words for it."""
+    if "Bus error" in how:
+        return "died for want of shared memory: give the container more of it, or lower the number of workers"
+    if name := re.search(r"by signal: ([^.]+)", how):
+        return f"died ({name[1].strip()}), perhaps for want of memory"
+    return "died, perhaps for want of memory"
+
+
+def ignore_ended_processes() -> None:
+    """Keep PyTorch from raising its error about a dead worker once more, wherever the program is by then."""
+    while hasattr(signal, "SIGCHLD"):
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            return
+        except RuntimeError:  # it came right now
+            continue
 
 
 def check_output(output: str | os.PathLike) -> None:

@@ -1,14 +1,17 @@
 """Analysis of whole images: the cells of a field, their differential count, and a picture of both."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import ImageInput
 
 from .configuration_wbc import WBCConfig
@@ -174,8 +177,16 @@ class Field:
 
 
 @dataclass
-class _Crop:
-    """A detected cell that is not classified yet, and the field it belongs to."""
+class Crop:
+    """A detected cell that is not classified yet.
+
+    Attributes:
+        field: the field it belongs to.
+        box: as in [`Cell`].
+        crop_box: as in [`Cell`].
+        score: as in [`Cell`].
+        pixel_values: (3, H, W) float32, the network's input.
+    """
 
     field: Field
     box: list[float]
@@ -184,7 +195,6 @@ class _Crop:
     pixel_values: Tensor
 
 
-@torch.no_grad()
 def analyze_images(
     model: PreTrainedModel,
     images: ImageInput | str | os.PathLike | Iterable,
@@ -208,26 +218,11 @@ def analyze_images(
     """
     one = is_one_image(images)
     several: Iterable = [images] if one else images  # type: ignore[assignment]
-    labels = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    stages = {label: names for label, names in model.config.active_stages.items() if label in labels}
-    fields, crops = [], []
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        for image in several:
-            read = image_processor.fetch_images(image)
-            pages = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
-            cells = image_processor.preprocess_cells(read)
-            del image, read  # while crops of small images wait for a full batch, the next image may be a large one
-            fields.append(Field([], labels, pages, stages))
-            columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
-            for box, crop_box, score, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
-                crops.append(_Crop(fields[-1], box, crop_box, score, pixel_values))
-                if len(crops) == batch_size:
-                    _classify(model, crops)
-                    crops.clear()
-        if crops:
-            _classify(model, crops)
+        found = _find_all_cells(image_processor, several)
+        fields = list(classify_cells(found, model.config, partial(classify_crops, model), batch_size))
     finally:
         for module in training:  # not `model.train()`: frozen norms may have been in eval mode
             module.training = True
@@ -239,6 +234,70 @@ def is_one_image(images) -> bool:
     # Of these, a path, bytes, a row of a data set and an array can be iterated, too.
     single = (str, bytes, bytearray, memoryview, Mapping, np.ndarray, Tensor)
     return isinstance(images, single) or hasattr(images, "read") or not isinstance(images, Iterable)
+
+
+def find_cells(image_processor: WBCImageProcessor, image: ImageInput | str | os.PathLike) -> BatchFeature:
+    """Read one image and find its cells: all that is done before the network, which worker processes may do.
+
+    Args:
+        image_processor: the processor that reads images and finds cells.
+        image: as in [`WBCImageProcessor.fetch_images`].
+
+    Returns:
+        What [`WBCImageProcessor.preprocess_cells`] returns, and `pages`, as in [`Field`].
+
+    Raises:
+        ValueError: if the image cannot be read; the message names the file.
+    """
+    read = image_processor.fetch_images(image)
+    cells = image_processor.preprocess_cells(read)
+    cells["pages"] = read.info.get("pages", 1) if isinstance(read, Image.Image) else 1
+    return cells
+
+
+def _find_all_cells(image_processor: WBCImageProcessor, images: Iterable) -> Iterator[BatchFeature]:
+    """Read images one at a time, and keep neither an image nor its cells while the next one is read."""
+    for image in images:
+        cells = [find_cells(image_processor, image)]
+        del image
+        yield cells.pop()
+
+
+def classify_cells(
+    images: Iterable[BatchFeature], config: WBCConfig, classify: Callable[[list[Crop]], None], batch_size: int
+) -> Iterator[Field]:
+    """Classify the cells of images in batches that cells of several images share.
+
+    At most one batch of crops waits at a time, and the images are taken when their cells are wanted.
+
+    Args:
+        images: the cells of each image, as [`find_cells`] returns them.
+        config: the classifier's configuration.
+        classify: appends a [`Cell`] for each of at most `batch_size` crops to its field, as [`classify_crops`] does.
+        batch_size: number of crops in a batch.
+
+    Yields:
+        The [`Field`] of each image, in their order, as soon as all of its cells are classified.
+    """
+    labels = tuple(config.id2label[index] for index in range(config.num_labels))
+    stages = {label: names for label, names in config.active_stages.items() if label in labels}
+    crops: list[Crop] = []
+    fields: deque[Field] = deque()
+    for cells in images:
+        fields.append(Field([], labels, cells["pages"], stages))
+        columns = (cells[key].tolist() for key in ("boxes", "crop_boxes", "scores"))
+        for box, crop_box, score, pixel_values in zip(*columns, cells["pixel_values"], strict=True):
+            crops.append(Crop(fields[-1], box, crop_box, score, pixel_values))
+            if len(crops) == batch_size:
+                classify(crops)
+                crops.clear()
+        del cells  # while its last crops wait for a full batch, the next image may be a large one
+        waiting = crops[0].field if crops else None
+        while fields and fields[0] is not waiting:
+            yield fields.popleft()
+    if crops:
+        classify(crops)
+    yield from fields
 
 
 def remark_on(novelty: float, focus: float, config: WBCConfig) -> str | None:
@@ -263,8 +322,14 @@ def remark_on(novelty: float, focus: float, config: WBCConfig) -> str | None:
     return " or ".join(remarks) or None
 
 
-def _classify(model: PreTrainedModel, crops: list[_Crop]) -> None:
-    """Classify crops in one batch and append a [`Cell`] for each to its field."""
+@torch.no_grad()
+def classify_crops(model: PreTrainedModel, crops: list[Crop]) -> None:
+    """Classify crops in one batch and append a [`Cell`] for each to its field.
+
+    Args:
+        model ([`WBCForImageClassification`]): the classifier, in eval mode.
+        crops: at least one.
+    """
     pixel_values = torch.stack([crop.pixel_values for crop in crops]).to(model.device, model.dtype)
     outputs = model(pixel_values, output_hidden_states=True)
     likeliest = outputs.logits.argmax(-1)

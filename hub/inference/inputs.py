@@ -3,9 +3,11 @@
 import io
 import os
 import stat
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 
@@ -21,7 +23,7 @@ _SLIDE_SUFFIXES = (".svs", ".ndpi", ".scn", ".bif", ".mrxs", ".vms", ".vmu", ".v
 UNREADABLE, NOT_AN_IMAGE, DUPLICATE, FAILED = "unreadable", "not an image", "duplicate", "failed"
 
 
-@dataclass
+@dataclass(slots=True)
 class Input:
     """An image to read, or a file that cannot be one.
 
@@ -36,6 +38,66 @@ class Input:
     source: Path | io.BytesIO | None
     status: str = ""
     reason: str = ""
+
+
+@runtime_checkable
+class Inputs(Protocol):
+    """Images that can be gone through more than once, always in the same order.
+
+    Attributes:
+        left_out: The number of files that are plainly no images.
+        total: The number of inputs, as far as it is known without reading them.
+    """
+
+    left_out: int
+    total: int | None
+
+    def __iter__(self) -> Iterator[Input]:
+        """Yield each input, to be read next."""
+        ...
+
+    def identity(self) -> Iterator[str]:
+        """Yield texts that tell these inputs from others."""
+        ...
+
+
+class Files:
+    """The images among files, ZIP archives and folders of both; see `find_inputs`, `open_archives` and [`Inputs`]."""
+
+    def __init__(self, paths: Iterable[Path]):
+        """List the files.
+
+        Raises:
+            UserError: None of the paths exists, or there is no file.
+        """
+        self._inputs, self.left_out = find_inputs(paths)
+        self.total: int | None = sum(_count_images(item) for item in self._inputs)
+
+    def __iter__(self) -> Iterator[Input]:
+        """Yield each image in its order, those of archives one at a time."""
+        # Copies: what is read gets a status.
+        return open_archives(Input(item.name, item.source, item.status, item.reason) for item in self._inputs)
+
+    def identity(self) -> Iterator[str]:
+        """Yield the name of each file, and of an archive also what tells that it was changed."""
+        for item in self._inputs:
+            yield readable_name(item.name)
+            if isinstance(item.source, Path) and is_archive(item.name):
+                state = item.source.stat()
+                yield f"{state.st_size} {state.st_mtime_ns}"
+
+
+def _count_images(item: Input) -> int:
+    """The number of inputs that a file stands for, by the table of contents of an archive."""
+    if not isinstance(item.source, Path) or not is_archive(item.name):
+        return 1
+    try:
+        with zipfile.ZipFile(item.source) as archive:
+            return max(
+                1, sum(not member.is_dir() and not is_clutter(member.filename) for member in archive.infolist())
+            )
+    except Exception:  # zipfile raises errors of every kind; `open_archives` tells the user
+        return 1
 
 
 def readable_name(name: str | os.PathLike) -> str:

@@ -1,9 +1,10 @@
 """Classification of many images into one table: `python -m hub predict`."""
 
+import csv
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePath
 
@@ -11,37 +12,48 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 from transformers import AutoModelForImageClassification
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hub.evaluation.format import text_table
-from hub.files import UserError, check_output, one_line
+from hub.files import UserError, dead_worker, ignore_ended_processes, one_line
 from hub.inference.inputs import (
     DUPLICATE,
     FAILED,
     NOT_AN_IMAGE,
     UNREADABLE,
+    Files,
     Input,
-    Reader,
-    find_inputs,
-    open_archives,
+    Inputs,
     readable_name,
 )
-from hub.inference.table import Table
+from hub.inference.log import Answer, AnswerLog
+from hub.inference.pipeline import Numbered, analyze_inputs
+from hub.inference.threads import Share, share_cores
 from modeling_wbc import Cell, Field
 
 logger = logging.getLogger(__name__)
 
 _OK, _NO_CELL = "ok", "no cell"
 _CELL_COLUMNS = ("left", "top", "right", "bottom", "score", "label", "known", "distance", "novelty", "focus", "remark")
+_LABEL, _KNOWN = _CELL_COLUMNS.index("label"), _CELL_COLUMNS.index("known")
 _MAX_STEM = 60  # characters, at most 240 of the 255 bytes of a file name
 
 
-def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw: bool = False) -> dict:
+def predict(
+    images: Iterable[Path] | Inputs,
+    model: str | os.PathLike,
+    output: Path,
+    draw: bool = False,
+    workers: int | None = None,
+    batch_size: int = 32,
+) -> dict | None:
     r"""Find and classify the white cells of images, and write them to `output/cells.csv`.
 
     The table has a row for each cell, and one for each input without cells. Its columns are
 
-    - `file`: the path of the image, with the name of a member of a ZIP archive behind that of the archive. Bytes that
-      are no UTF-8 are written as `\xNN`, and `./` stands before a name that a spreadsheet would take for a formula;
+    - `file`: the path of the image, with the name of a member of a ZIP archive behind that of the archive, or the data
+      set, split and number of the row. Bytes that are no UTF-8 are written as `\xNN`, and `./` stands before a name
+      that a spreadsheet would take for a formula;
     - `status`: `ok`; `no cell`; `unreadable`; `not an image`, a file of another kind; `duplicate`, a file that was
       listed before; or `failed`, if the analysis ended in an error;
     - `reason`: of that status, of how many pages the first was read, or why an image was not drawn;
@@ -50,16 +62,25 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
       `distance`, `novelty`, `focus` and `remark`, why a cell is unknown, as in [`Cell`], of which "unfamiliar stain"
       leaves the label as a guess; and the probability of each type by its name.
 
-    The table is in UTF-8 with a byte order mark, by which spreadsheets know it, and holds whole rows whenever the run
-    ends. In folders and archives, hidden files and those that are plainly no images, such as `.txt`, have no row.
+    The table is in UTF-8 with a byte order mark, by which spreadsheets know it. In folders and archives, hidden files
+    and those that are plainly no images, such as `.txt`, have no row.
+
+    Answers go to a log in `output` first, see [`AnswerLog`]; the table is written when all are there. The same call
+    after an interruption of any kind goes on with what has no answer yet. Under `accelerate launch` or `torchrun` the
+    processes share the images, and the first one writes the table; on several machines, `output` must be a folder that
+    all of them see.
 
     Args:
-        images: Files, ZIP archives, or folders of both.
+        images: Files, ZIP archives, or folders of both; or other inputs, such as [`Rows`].
         model: A classifier, by folder or id on the Hub.
-        output: A folder to write; new or empty.
+        output: A folder to write; new, empty, or of the same run that was interrupted.
         draw: Whether to write each image with its cells drawn in, too.
+        workers: The number of processes that read images and find cells. Default: see `share_cores`.
+        batch_size: The number of cells that the network classifies at once.
 
     Returns:
+        None in all processes but the first; there
+
         - `counts`: the number of known cells of each type;
         - `shares`: the differential count, the share in [0, 1] of each type of white cell;
         - `unknown`: the number of the other cells;
@@ -69,35 +90,91 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
         - `left_out`: the number of files in folders that have no row.
 
     Raises:
-        UserError: There is no image, none could be read, or `output` is not empty.
-        OSError: The classifier cannot be loaded, or the table cannot be written.
+        UserError: There is no image, none could be read, `output` holds something else, or a worker process died.
+        OSError: The classifier cannot be loaded, or `output` cannot be written.
     """
-    check_output(output)
-    inputs, left_out = find_inputs(images)
-    classifier = load_classifier(model)
+    inputs = images if isinstance(images, Inputs) else Files(images)
+    share = Share.of_launched()
+    classifier = load_classifier(model, share.device())
     labels = tuple(classifier.config.id2label[index] for index in range(classifier.config.num_labels))
-    output.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    statuses: Counter[str] = Counter()
-    unknown, reader = 0, Reader()
-    with Table(output / "cells.csv", ("file", "status", "reason", *_CELL_COLUMNS, *labels)) as table:
-        for number, item in enumerate(open_archives(tqdm(inputs, unit="input"))):
-            image = reader.read(item)
-            field = None if image is None else _analyze(classifier, item, image)
-            if image is not None and field is not None:
-                counts.update(field.counts)
-                unknown += field.unknown
-                if draw:
-                    _draw(field, image, item, output / f"{number:05d}-{PurePath(item.name).stem[:_MAX_STEM]}.png")
+    asked = {"model": str(model), "draw": draw}
+    with AnswerLog(output, asked, (*_weights(model), *inputs.identity()), share.index == 0) as log:
+        share.wait()  # for the folder
+        workers, threads = share_cores(share, inputs.total, workers, classifier.device.type == "cpu")
+        torch.set_num_threads(threads)
+        _answer_all(classifier, inputs, log, share, workers, batch_size, output if draw else None)
+        share.wait()  # for the answers of all processes
+        if share.index:
+            return None
+        result = _write_table(log, output / "cells.csv", labels)
+        log.remove()
+    if not result["images"]:
+        reasons = readable_name(output / "cells.csv")
+        raise UserError(f"none of {result.pop('inputs'):,} inputs could be read; {reasons} gives the reasons")
+    return {key: value for key, value in result.items() if key != "inputs"} | {"left_out": inputs.left_out}
+
+
+def _answer_all(
+    classifier, inputs: Inputs, log: AnswerLog, share: Share, workers: int, batch_size: int, pictures: Path | None
+) -> None:
+    """Append the answers to all inputs of this process that the log lacks; draw into the folder `pictures`, if any."""
+    done = log.done()
+    total = None if inputs.total is None else max(0, inputs.total - len(done)) // share.count
+    if done and share.index == 0:
+        logger.warning(f"going on after {len(done):,} inputs that an earlier run answered")
+
+    def waiting() -> Iterator[Numbered]:
+        for number, item in enumerate(inputs):
+            if number % share.count == share.index and number not in done:
+                yield number, item
+
+    analyzed = analyze_inputs(classifier, waiting(), workers, batch_size, pictures is not None)
+    # The first process speaks for all, which are equally fast.
+    progress = tqdm(analyzed, total=total, unit=" images", mininterval=1, disable=share.index > 0)
+    last = "the start"
+    try:
+        for number, item, field, image in progress:
+            if field is not None:
+                item.status = _OK if field.cells else _NO_CELL
+                if pictures is not None and image is not None:
+                    _draw(field, image, item, pictures / f"{number:05d}-{PurePath(item.name).stem[:_MAX_STEM]}.png")
             elif item.status in (UNREADABLE, FAILED):
                 logger.warning(f"{readable_name(item.name)}: {item.status}: {item.reason}; going on with the next")
-            statuses[item.status] += 1
-            cells = [] if field is None else field.cells
-            place = [readable_name(_no_formula(item.name)), item.status, readable_name(item.reason)]
-            table.write([[*place, *_values(cell)] for cell in cells] or [place])
-    if not statuses[_OK] + statuses[_NO_CELL]:
-        reasons = readable_name(output / "cells.csv")
-        raise UserError(f"none of {statuses.total():,} inputs could be read; {reasons} gives the reasons")
+            rows = [] if field is None else [_values(cell) for cell in field.cells]
+            name = readable_name(_no_formula(item.name))
+            log.append(Answer(number, name, item.status, readable_name(item.reason), rows))
+            last = name
+    except Exception as error:
+        if (reason := dead_worker(error)) is None:
+            raise
+        ignore_ended_processes()
+        raise UserError(f"{reason}, at an image after {last}; give the same command again to go on") from error
+
+
+def _write_table(log: AnswerLog, path: Path, labels: Sequence[str]) -> dict:
+    """Write the table of all answers, whole or not at all, and count them."""
+    counts: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
+    unknown = 0
+    columns = ("file", "status", "reason", *_CELL_COLUMNS, *labels)
+    partial = log.folder / path.name
+    try:
+        with open(partial, "w", encoding="utf-8-sig", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(columns)
+            for answer in log.answers():
+                statuses[answer.status] += 1
+                for row in answer.rows or [[]]:
+                    table.writerow([*answer[1:4], *row, *[""] * (len(columns) - 3 - len(row))])
+                for row in answer.rows:
+                    counts[row[_LABEL]] += row[_KNOWN] == "yes"
+                    unknown += row[_KNOWN] == "no"
+        os.replace(partial, path)
+    except OSError as error:
+        raise OSError(
+            f"could not write {readable_name(path)}: {error.strerror or one_line(error)}; the answers are kept: mend "
+            "this and give the same command again"
+        ) from error
     return {
         "counts": {label: counts[label] for label in labels},
         "shares": _shares(counts, labels),
@@ -106,8 +183,16 @@ def predict(images: Iterable[Path], model: str | os.PathLike, output: Path, draw
         "unreadable": statuses[UNREADABLE] + statuses[FAILED],
         "not_images": statuses[NOT_AN_IMAGE],
         "duplicates": statuses[DUPLICATE],
-        "left_out": left_out,
+        "inputs": statuses.total(),
     }
+
+
+def _weights(model: str | os.PathLike) -> Iterator[str]:
+    """Texts that tell the weights of a folder from those that it holds later; the id of a repository alone."""
+    yield os.fspath(model)
+    with suppress(OSError):
+        state = Path(model, SAFE_WEIGHTS_NAME).stat()
+        yield f"{state.st_size} {state.st_mtime_ns}"
 
 
 def describe(found: dict) -> str:
@@ -135,8 +220,12 @@ def describe(found: dict) -> str:
     return "\n".join(lines)
 
 
-def load_classifier(source: str | os.PathLike):
-    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode, on the GPU if any.
+def load_classifier(source: str | os.PathLike, device: torch.device | None = None):
+    """Load a `WBCForImageClassification` by its folder or id on the Hub, in evaluation mode.
+
+    Args:
+        source: The folder or the id.
+        device: Where to put it. Default: the GPU if there is one.
 
     Raises:
         OSError: It cannot be loaded, or is another kind of model.
@@ -150,20 +239,7 @@ def load_classifier(source: str | os.PathLike):
         raise OSError(f"could not load the classifier {source}: {reason}") from error
     if not hasattr(model, "analyze"):
         raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _analyze(classifier, item: Input, image: Image.Image) -> Field | None:
-    """Find and classify the cells of an image and set the status of its input; None if that fails."""
-    try:
-        field = classifier.analyze(image)
-    except Exception as error:  # whatever it is, the other images are still to be read
-        item.status, item.reason = FAILED, f"{type(error).__name__}: {one_line(error)}"
-        return None
-    item.status = _OK if field.cells else _NO_CELL
-    if (pages := image.info.get("pages", 1)) > 1:
-        item.reason = f"page 1 of {pages}"
-    return field
+    return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _draw(field: Field, image: Image.Image, item: Input, path: Path) -> None:
@@ -171,6 +247,8 @@ def _draw(field: Field, image: Image.Image, item: Input, path: Path) -> None:
     try:
         field.draw(image).save(path)
     except Exception as error:  # whatever it is, the table is worth more
+        if dead_worker(error) is not None:
+            raise
         item.reason = f"it was not drawn: {(isinstance(error, OSError) and error.strerror) or one_line(error)}"
         logger.warning(f"{readable_name(item.name)}: {item.reason}")
         with suppress(OSError):

@@ -1,6 +1,5 @@
 """`python -m hub predict`: images in, a table of cells out, whatever is among the files."""
 
-import csv
 import errno
 import os
 import zipfile
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from hub.__main__ import main
@@ -16,23 +14,8 @@ from hub.data.synthetic import draw_field
 from hub.files import UserError
 from hub.inference import predict as module
 from hub.inference.predict import describe, predict
-from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """The folder of an untrained tiny model of crops."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    WBCImageProcessor(size=32).save_pretrained(folder)
-    WBCForImageClassification(WBCConfig(embedding_size=8, hidden_sizes=[8], depths=[1])).save_pretrained(folder)
-    return folder
-
-
-def table(output):
-    """The rows of `cells.csv` as spreadsheets read it."""
-    with open(output / "cells.csv", newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+from modeling_wbc import WBCForImageClassification, WBCImageProcessor
+from tests.inference.tables import table
 
 
 def statuses(output):
@@ -182,21 +165,21 @@ def test_goes_on_after_a_crash_and_after_a_file_that_vanishes(model, tmp_path, m
     for name in ("a", "b", "c", "d"):
         draw_field("monocyte", 1).save(tmp_path / f"{name}.png")
 
-    def load(source, load=module.load_classifier):
-        classifier = load(source)
-        analyze, calls = classifier.analyze, []
+    def load(*args, load=module.load_classifier):
+        classifier = load(*args)
+        forward, calls = classifier.forward, []
 
-        def crash(image):
-            calls.append(image)
+        def crash(*args, **kwargs):
+            calls.append(args)
             assert len(calls) != 2, "the second image is too much"
             (tmp_path / "c.png").unlink(missing_ok=True)
-            return analyze(image)
+            return forward(*args, **kwargs)
 
-        monkeypatch.setattr(classifier, "analyze", crash)
+        monkeypatch.setattr(classifier, "forward", crash)
         return classifier
 
     monkeypatch.setattr(module, "load_classifier", load)
-    found = predict([tmp_path / f"{name}.png" for name in "abcd"], model, tmp_path / "out")
+    found = predict([tmp_path / f"{name}.png" for name in "abcd"], model, tmp_path / "out", workers=0, batch_size=1)
     assert statuses(tmp_path / "out") == {"a.png": "ok", "b.png": "failed", "c.png": "unreadable", "d.png": "ok"}
     reasons = [row["reason"] for row in table(tmp_path / "out")]
     assert "AssertionError: the second image is too much" in reasons[1]
