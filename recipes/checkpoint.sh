@@ -21,7 +21,7 @@ CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 
 # What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
 # take an hour and a half for the first line; a GPU takes minutes for the second.
-if python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
+if command -v nvidia-smi > /dev/null; then
     TEACHER=1500 STEPS_64=3000 STEPS_96=3000 BATCH=128 WORKERS=8
 else
     TEACHER=800 STEPS_64=1600 STEPS_96=1900 BATCH=64 WORKERS=0

@@ -167,7 +167,8 @@ def test_links_lead_somewhere(name):
         target, _, anchor = link.partition("#")
         assert (path.parent / target).exists(), link
         if anchor:
-            heads = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            shown = path.parent / target if target else path
+            heads = re.findall(r"^#+ (.*)$", shown.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in [head.lower().replace(" ", "-") for head in heads], link
 
 

@@ -14,6 +14,7 @@ from hub.__main__ import main
 from hub.publish.docs import ROOT
 from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
 
+RAW = {name: f"raw/{name.lower()}" for name in ("BCCD", "PBC", "CHULA", "WBCATT", "LISC", "LITE0")}
 RECIPES = sorted((ROOT / "recipes").glob("*.sh"))
 # Stands in for python and accelerate: it notes its arguments, a command on each line.
 STUB = '#!/usr/bin/env bash\n{ printf "%q " "$(basename "$0")" "$@"; echo; } >> "$COMMANDS"\n'
@@ -79,7 +80,7 @@ def test_recipes_are_bash_with_flags_that_exist(recipe, run, parse):
     subprocess.run(["bash", "-n", recipe], check=True)
     script = recipe.read_text(encoding="utf-8")
     assert "\nset -euo pipefail\n" in script
-    commands = run(script, BCCD="raw/bccd", PBC="raw/pbc")
+    commands = run(script, **RAW)
     assert sum(map(parse, commands)) >= 2
     for command in commands:
         if "--do_train" in command or "--num_train_epochs" in command:
