@@ -34,7 +34,7 @@ def trained(data, tiny, tmp_path_factory):
     """A finished run of two epochs with evaluation, and what it printed; tests copy the folder."""
     output = tmp_path_factory.mktemp("trained") / "run"
     process = launch(
-        *("-m", "accelerate.commands.launch", "train.py"),
+        *("-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu.yaml", "train.py"),
         *arguments(data, tiny, output, "--num_train_epochs", "2", "--do_train", "--do_eval"),
     )
     printed, _ = process.communicate(timeout=300)
