@@ -155,10 +155,15 @@ function chooseCell(id, { focus = false, open = false } = {}) {
   if (focus) focusCell(id);
 }
 
+function confirmButton(cell) {
+  return button(tr("cell.confirm_one", { type: typeName(cell.label) }), confirmGuess, { class: "confirm" });
+}
+
+// The guess of a refused cell, out of sight until somebody asks for it.
 function guessParts(cell) {
   const [[label, p]] = ranking(cell);
   return h("details", { class: "guess" }, h("summary", {}, tr("verdict.show_guess")),
-    h("p", {}, tr("verdict.guess", { type: typeName(label), p: percent(p) })), probabilityBars(cell));
+    h("p", {}, tr("verdict.guess", { type: typeName(label), p: percent(p) })), probabilityBars(cell), confirmButton(cell));
 }
 
 function description(label) {
@@ -195,8 +200,7 @@ function oneCell(cell) {
   const heat = cell.map ? h("label", { class: "switch" }, h("input", { type: "checkbox", checked: state.heat,
     onchange: (event) => { state.heat = event.target.checked; redraw([]); $(".cell .switch input")?.focus(); } }), tr("cell.heat")) : null;
   const bars = cell.known && !cell.hand ? probabilityBars(cell) : null;
-  const confirm = needsReview(cell) && verdict.kind !== "refused" || verdict.guess
-    ? button(tr("cell.confirm_one", { type: typeName(cell.label) }), confirmGuess, { class: "confirm", "aria-keyshortcuts": "Enter" }) : null;
+  const confirm = isDoubtful(cell) ? confirmButton(cell) : null;
   return [head, h("div", { class: "look" }, h("div", {}, cropView(cell, 168), heat), h("div", { class: "tell" }, bars, facts(cell))),
     place, h("div", { class: "correct" }, confirm, typeButtons([cell]),
       cell.drawn ? button(tr("cell.remove"), () => edit([cell.id], () => ({ deleted: true }))) : null),

@@ -127,7 +127,7 @@ function pressKey(event) {
   else if (key === "+" || key === "=") act(event, () => zoomBy(1.4));
   else if (key === "-") act(event, () => zoomBy(1 / 1.4));
   else if (key === "Escape") act(event, escape);
-  else if (key === "Enter" && event.target.matches(".tile, .box")) act(event, () => (event.target.matches(".tile") && !event.shiftKey ? confirmOrOpen() : confirmGuess()));
+  else if (key === "Enter" && event.target.matches(".tile, .box")) act(event, confirmOrOpen);
   else if (key === " " && event.target.matches(".tile")) act(event, () => toggleSelected(state.current));
 }
 
@@ -146,9 +146,9 @@ function openPane(key) {
   }
 }
 
-// Enter takes the guess of cells that are to be reviewed, and opens the field of others.
+// Enter takes the guess of doubtful cells, and opens the field of others: the guess of a refused one is out of sight.
 function confirmOrOpen() {
-  if (targets().some((id) => needsReview(state.cells[id]))) confirmGuess();
+  if (targets().some((id) => isDoubtful(state.cells[id]))) confirmGuess();
   else chooseCell(state.current, { open: true, focus: true });
 }
 

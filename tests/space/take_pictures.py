@@ -21,7 +21,6 @@ from playwright.sync_api import Page, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 IMAGES = sorted((ROOT / "examples").glob("*.jpg"))
-COLORS = 192  # of a picture, which is a third as large then
 
 
 def main() -> None:
@@ -71,6 +70,8 @@ def answer(page: Page, address: str, images: list[Path]) -> None:
 def take(page: Page, address: str) -> None:
     """Take the pictures of gallery and field."""
     answer(page, address, IMAGES)
+    page.locator(".tile.doubtful, .tile").first.click()
+    page.evaluate("scrollTo(0, 0)")
     save(page, ROOT / "examples" / "page.png")
     page.locator("[data-view=field]").click()
     page.locator(".field-bar select").select_option(label=field_with_most_cells(page))
@@ -85,11 +86,12 @@ def field_with_most_cells(page: Page) -> str:
 
 
 def save(page: Page, path: Path) -> None:
-    """Save what the window shows as a small PNG."""
+    """Save what the window shows, with the pointer out of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    page.mouse.move(0, 0)
     page.screenshot(path=path)
     with Image.open(path) as image:
-        image.convert("RGB").quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").save(path, optimize=True)
 
 
 if __name__ == "__main__":
