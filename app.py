@@ -66,14 +66,14 @@ class Handlers:
         answers = self.classifier.answers([(path.name, str(path)) for path in self.examples], PREVIEW_SIZE)
         known = [sum(cell["known"] for cell in answer["cells"]) for answer, _ in answers]
         best = known.index(max(known))
-        return page_field(self.classifier, *answers[best], self.examples[best], data_url)
+        return page_field(*answers[best], self.examples[best], data_url)
 
     def look(self, files: list[str], request: gr.Request) -> list:
         """Answer one image."""
         field = None
         with self.jobs.running(request.session_hash):
             ((answer, preview),) = self.classifier.answers(_named(files[:1] or [None]), PREVIEW_SIZE)
-            field = page_field(self.classifier, answer, preview, next(iter(files), None), self.pictures.url)
+            field = page_field(answer, preview, next(iter(files), None), self.pictures.url)
         # None empties the upload field for the next image; the files stay for those who adapt the model to them.
         return [None, files, field and {"fields": [field], "leftOut": False}]
 
@@ -106,7 +106,7 @@ class Handlers:
     def _page_fields(self, classifier: Classifier, files: list[str], progress) -> Iterator[dict[str, Any]]:
         """Answer the first `MAX_IMAGES` images for the page."""
         for answer in answers_to_many(classifier, files, PREVIEW_SIZE, progress):
-            yield page_field(classifier, *answer, self.pictures.url)
+            yield page_field(*answer, self.pictures.url)
 
     def cancel(self, request: gr.Request) -> None:
         """Cancel what is analysed for a visitor: of many images, the answers up to there are shown."""

@@ -53,7 +53,8 @@ def detect_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
         `boxes` (N, 4) float32, left, top, right and bottom in pixels, each a nucleus with a margin of
         `NUCLEUS_MARGIN`, clipped to the image; and `scores` (N,) float32 in (0, 1), in descending order. N may be 0.
     """
-    step = _step(image)
+    longest = max(image.shape)
+    step = min(1 if longest < 480 else max(2, round(longest / 1280)), *image.shape[1:])
     stain, light = _measure_stain(without_annotations(image, step), step)
     threshold = _nucleus_threshold(stain)
     nuclei = np.zeros((0, 6)) if threshold is None else _measure_nuclei(stain, light, threshold)
@@ -71,25 +72,6 @@ def detect_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
     boxes = np.concatenate((np.maximum(0, low - margin), np.minimum(end, high + margin)), 1) * step
     order = np.argsort(-scores, kind="stable")
     return torch.from_numpy(boxes[order]).float(), torch.from_numpy(scores[order]).float()
-
-
-def red_cell_width(image: np.ndarray) -> float:
-    """Approximate width of a red cell, which is about 7.5 micrometres in a smear.
-
-    Args:
-        image: (3, H, W), of any real dtype, in any range that begins at 0.
-
-    Returns:
-        The width in pixels, at least 0; 0 in an image without red cells.
-    """
-    step = _step(image)
-    return _red_cell_width(*_measure_stain(without_annotations(image, step), step)) * step
-
-
-def _step(image: np.ndarray) -> int:
-    """Pixels on a side of the tiles of an image (3, H, W) whose means the detector takes."""
-    longest = max(image.shape)
-    return min(1 if longest < 480 else max(2, round(longest / 1280)), *image.shape[1:])
 
 
 def background_color(image: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs
 
-from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells, red_cell_width
+from .detection_wbc import NUCLEUS_MARGIN, background_color, detect_cells
 from .illumination_wbc import correct_illumination
 from .reading_wbc import read_image, rgb_pixels, upright_rgb
 
@@ -106,10 +106,6 @@ class WBCImageProcessor(ViTImageProcessor):
         if isinstance(image_url_or_urls, (np.ndarray, Tensor)):
             return image_url_or_urls[None] if image_url_or_urls.ndim == 2 else image_url_or_urls
         return read_image(image_url_or_urls)
-
-    def red_cell_width(self, image: ImageInput) -> float:
-        """Approximate width of a red cell in pixels of an image; 0 without red cells. See `red_cell_width`."""
-        return red_cell_width(self._corrected(image).numpy(force=True))
 
     def crop_boxes(self, boxes: Tensor, window_size: float | None = None, window_unit: str | None = None) -> Tensor:
         """Squares around the centres of cells, to crop the image to.

@@ -25,27 +25,23 @@ _COLORS = ("#0072b2", "#009e73", "#d55e00", "#000000", "#56b4e9", "#f0e442", "#e
 
 
 def page_field(
-    classifier: Classifier, answer: dict, preview: Image.Image | None, source: object, url: Callable[[bytes], str]
+    answer: dict, preview: Image.Image | None, source: object, url: Callable[[bytes], str]
 ) -> dict[str, Any]:
     """Return what the page's script needs of the answer to one image.
 
     Args:
-        classifier: The model.
-        answer: Its answer.
+        answer: An answer of `Classifier`.
         preview: The image in RGB, of any size; None if it cannot be read.
         source: What the image was read from.
         url: Makes a URL of the content of a JPEG.
     """
     field = {key: answer[key] for key in ("file", "status", "width", "height", "pages")}
-    field |= {"reason": None, "preview": None, "atlas": None, "scale": None, "redCell": None, "background": None}
-    field["cells"] = []
+    field |= {"reason": None, "preview": None, "atlas": None, "scale": None, "background": None, "cells": []}
     if preview is None:
         return field | {"reason": reason_text(answer["remark"])._asdict()}
     field |= {"preview": url(jpeg(preview, PREVIEW_QUALITY)), "background": background_color(preview)}
     if isinstance(source, (str, Path)) or hasattr(source, "seek"):
         field["scale"] = micrometres_per_pixel(source)
-    if width := classifier.red_cell_width(preview):
-        field["redCell"] = round(width * answer["width"], 1)
     crops = [cell["window"] for cell in answer["cells"]]
     if (tiles := atlas(preview, crops, answer["width"])) is not None:
         field["atlas"] = url(jpeg(tiles, ATLAS_QUALITY))

@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 # More than a fifth of the answers below this probability are wrong, if the probabilities are calibrated.
 CONFIDENT = 0.8
-_SCALE_SIZE = 640  # pixels of the longer side of an image whose red cells are measured
 _ADAPTING_CELLS = 1024  # of those without a correction, at most
 # The remark of a cell that is that of a smear, but stained or lit unlike those of the training.
 UNFAMILIAR_STAIN = "unfamiliar stain"
@@ -111,19 +110,6 @@ class Classifier:
                 logger.exception("the analysis of an image failed")
                 answers.append(self._read(name, ValueError("its analysis failed")))
         return answers
-
-    def red_cell_width(self, image: Image.Image) -> float | None:
-        """Return the approximate width of a red cell as a share of the image's width.
-
-        None where it cannot be told: without red cells, of an image that shows less than five of them side by side,
-        or by a processor published earlier.
-        """
-        if not hasattr(self.image_processor, "red_cell_width"):
-            return None
-        small = image.copy()
-        small.thumbnail((_SCALE_SIZE, _SCALE_SIZE))
-        share = self.image_processor.red_cell_width(small) / small.width
-        return share if 0 < share < 0.2 else None
 
     def adapted(self, sources: Iterable[object], corrections: list[str | None]) -> "Classifier":
         """Return a classifier with a copy of the model that is adapted to images of one lab.

@@ -43,6 +43,10 @@ def _of_resolution(tags: dict, unit: float | None = None) -> float | None:
 
 
 def _of_description(description: str, tags: dict) -> float | None:
+    try:  # OME-XML is UTF-8, which Pillow reads as Latin-1
+        description = description.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        pass
     if match := re.search(r'PhysicalSizeX="([0-9.eE+-]+)"', description):
         unit = re.search(r'PhysicalSizeXUnit="([^"]+)"', description)
         factor = _OME_UNITS.get(unit[1] if unit else "um")

@@ -165,18 +165,15 @@ function scaleControl(field) {
   return h("label", { class: "scale-input" }, tr("scale.label"), input);
 }
 
-// A bar of a round length: in micrometres, or in widths of a red cell where only these are known.
+// A bar of a round length, where the scale is known.
 function drawScaleBar() {
-  const bar = $(".scale-bar"), field = state.fields[state.field];
-  const micrometres = field && scaleOf(field), unit = micrometres ? 1 / micrometres : field?.redCell;
-  bar.hidden = !unit;
-  if (!unit) return;
-  const most = 140 / (unit * camera.scale); // of the unit, in 140 pixels of the page
-  const length = micrometres
-    ? [500, 200, 100, 50, 20, 10, 5, 2, 1, 0.5].find((one) => one <= most) ?? 0.5
-    : Math.max(1, Math.floor(Math.min(10, most)));
-  bar.style.width = `${length * unit * camera.scale}px`;
-  bar.textContent = micrometres ? `${length} µm` : tr("scale.red_cells", { count: length });
+  const bar = $(".scale-bar"), field = state.fields[state.field], scale = field && scaleOf(field);
+  bar.hidden = !scale;
+  if (!scale) return;
+  const most = (140 * scale) / camera.scale; // micrometres in 140 pixels of the page
+  const length = [500, 200, 100, 50, 20, 10, 5, 2, 1, 0.5].find((one) => one <= most) ?? 0.5;
+  bar.style.width = `${(length / scale) * camera.scale}px`;
+  bar.textContent = `${length} µm`;
 }
 
 // The crop of the cell under the pointer or the focus, enlarged, with what is known of it.

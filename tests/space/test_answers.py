@@ -42,7 +42,7 @@ def test_an_image_of_several_pages_is_answered_by_the_first_and_says_so(classifi
     assert pages["cells"] == single["cells"]
     assert (single["pages"], pages["pages"], empty["pages"]) == (1, 4, 2)
     assert "page" not in single["remark"]
-    assert page_field(classifier, pages, Image.open(path), tmp_path / "pages.tif", data_url)["pages"] == 4
+    assert page_field(pages, Image.open(path), tmp_path / "pages.tif", data_url)["pages"] == 4
     assert pages["remark"].endswith("page 1 of 4")
     assert empty["remark"] == "no white cell found; page 1 of 2"
 

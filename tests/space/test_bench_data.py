@@ -15,7 +15,7 @@ from space.scale import micrometres_per_pixel
 def test_a_field_for_the_page_is_small_and_says_what_the_answer_says(classifier, known):
     path, answer = known
     ((answer, preview),) = classifier.answers([(path.name, str(path))], 4096)
-    field = page_field(classifier, answer, preview, path, data_url)
+    field = page_field(answer, preview, path, data_url)
     (cell,) = field["cells"]
     assert (field["file"], field["width"], field["height"]) == (path.name, answer["width"], answer["height"])
     assert cell["label"] == answer["label"]
