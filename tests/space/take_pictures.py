@@ -2,10 +2,11 @@
 
     python tests/space/take_pictures.py
 
-It starts the page, gives it the images in `examples/`, and writes `examples/page.png` and `docs/images/page-*.png`. It
+It starts the page, gives it the images in `examples/`, and writes `examples/page.png` and `docs/images/page-*`. It
 needs Playwright and `chromium`.
 """
 
+import io
 import os
 import shutil
 import socket
@@ -76,7 +77,7 @@ def take(page: Page, address: str) -> None:
     page.locator("[data-view=field]").click()
     page.locator(".field-bar select").select_option(label=field_with_most_cells(page))
     page.wait_for_timeout(500)
-    save(page, ROOT / "docs" / "images" / "page-field.png")
+    save(page, ROOT / "docs" / "images" / "page-field.jpg")
 
 
 def field_with_most_cells(page: Page) -> str:
@@ -89,9 +90,8 @@ def save(page: Page, path: Path) -> None:
     """Save what the window shows, with the pointer out of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     page.mouse.move(0, 0)
-    page.screenshot(path=path)
-    with Image.open(path) as image:
-        image.convert("RGB").save(path, optimize=True)
+    with Image.open(io.BytesIO(page.screenshot())) as image:
+        image.convert("RGB").save(path, optimize=True, quality=88)
 
 
 if __name__ == "__main__":
