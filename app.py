@@ -2,6 +2,7 @@
 
     python app.py                       # the bundled weights, at http://127.0.0.1:7860
     python app.py --model NAME/NAME     # the weights of a repository on the Hub; `WBC_MODEL` does the same
+    WBC_BACKEND=onnx python app.py      # ONNX Runtime in place of PyTorch; also bfloat16 and onnx-int8
 
 It reaches the model through `from_pretrained` alone, and runs without the rest of this repository:
 `python -m hub space stage` copies this file, `space/` and the images in `examples/`, and writes the card that names
@@ -264,7 +265,7 @@ def _load(source: str) -> Classifier:
     if os.path.isabs(source) and not os.path.exists(source):
         _fail(f"--model {source}: there is no such folder")
     try:
-        return Classifier(source)
+        return Classifier(source, os.environ.get("WBC_BACKEND") or "torch")
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         _fail(f"--model {source} cannot be loaded: {reason}")

@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
+from space.backends import ONNX_FILES, use_backend
 from space.jobs import CancelledError, Turns, check_cancelled
 from space.texts import Text, text, type_name
 from space.zero_gpu import ON_ZERO_GPU, analyze_on_gpu
@@ -52,18 +53,24 @@ class Classifier:
             the crop ends at `map_side`.
     """
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, backend: str = "torch"):
         """Load a model and its image processor.
 
+        Args:
+            source: The folder or the Hub id.
+            backend: What computes the network, one of `BACKENDS`.
+
         Raises:
-            ValueError: if the model does not detect cells.
+            ValueError: if the model does not detect cells, or the backend has no file or package.
         """
         self.source = source
         self.name = _name(source)
         self.model = AutoModelForImageClassification.from_pretrained(source, trust_remote_code=True).eval()
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
-        self.model.to("cuda" if torch.cuda.is_available() and not ON_ZERO_GPU else "cpu")
+        on_gpu = torch.cuda.is_available() and not ON_ZERO_GPU and backend not in ONNX_FILES
+        self.model.to("cuda" if on_gpu else "cpu")
+        use_backend(self.model, backend)
         self._loaded_model = self.model
         self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
         # The stride of the network's last feature map is 32 pixels.

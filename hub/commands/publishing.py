@@ -87,6 +87,11 @@ def add_model(commands) -> None:
     export = add_command(actions, "export", help, _run_export)
     export.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
     add_folder(export, "--output", "folder to write, over what is there", required=True)
+    help = "write a classifier as ONNX, for --backend onnx and WBC_BACKEND"
+    onnx = add_command(actions, "onnx", help, _run_onnx)
+    onnx.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
+    add_folder(onnx, "--output", "folder to write to, such as that of the classifier", required=True)
+    onnx.add_argument("--calibrate", metavar="NAME", help="data set whose training cells calibrate an int8 model too")
     report = add_command(
         actions, "report", "write results.json, plots and card of an exported classifier", _run_report
     )
@@ -123,6 +128,12 @@ def _run_export(args: argparse.Namespace) -> None:
     from hub.publish.model import export
 
     export(args.source, args.output)
+
+
+def _run_onnx(args: argparse.Namespace) -> None:
+    from hub.inference.onnx import write_onnx
+
+    print("\n".join(f"wrote {path}" for path in write_onnx(args.source, args.output, args.calibrate)))
 
 
 def _run_report(args: argparse.Namespace) -> None:

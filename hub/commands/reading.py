@@ -20,6 +20,8 @@ def add_predict(commands) -> None:
     predict.add_argument("--split", metavar="NAME", default="test", help="of the data set (default: test)")
     predict.add_argument("--streaming", action="store_true", help="fetch its rows while they are read")
     add_output(predict, classifier=True)
+    help = "what computes the network: torch, bfloat16, onnx or onnx-int8 (default: torch)"
+    predict.add_argument("--backend", choices=("torch", "bfloat16", "onnx", "onnx-int8"), default="torch", help=help)
     predict.add_argument("--draw", action="store_true", help="also write each image with its cells drawn in")
     help = "processes that read images and find cells (default: half of the cores, or with a GPU all but one)"
     predict.add_argument("--workers", type=int, metavar="N", help=help)
@@ -36,7 +38,7 @@ def _run_predict(args: argparse.Namespace) -> None:
     from hub.inference.rows import Rows
 
     images = Rows(args.dataset, args.split, args.streaming) if args.dataset else args.images
-    found = predict(images, args.model, args.output, args.draw, args.workers, args.batch_size)
+    found = predict(images, args.model, args.output, args.draw, args.workers, args.batch_size, args.backend)
     if found is not None:  # the first of several processes
         print(describe(found))
         print(f"each cell's box and probabilities are in {readable_name(args.output / 'cells.csv')}")

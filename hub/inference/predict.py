@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from hub.inference.log import Answer, AnswerLog
 from hub.inference.pipeline import Numbered, analyze_inputs
 from hub.inference.threads import Share, share_cores
 from modeling_wbc import Cell, Field
+from space.backends import ONNX_FILES, find_onnx, use_backend
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def predict(
     draw: bool = False,
     workers: int | None = None,
     batch_size: int = 32,
+    backend: str = "torch",
 ) -> dict | None:
     r"""Find and classify the white cells of images, and write them to `output/cells.csv`.
 
@@ -77,6 +80,7 @@ def predict(
         draw: Whether to write each image with its cells drawn in, too.
         workers: The number of processes that read images and find cells. Default: see `share_cores`.
         batch_size: The number of cells that the network classifies at once.
+        backend: What computes the network, one of `BACKENDS` of `space/backends.py`.
 
     Returns:
         None in all processes but the first; there
@@ -95,13 +99,14 @@ def predict(
     """
     inputs = images if isinstance(images, Inputs) else Files(images)
     share = Share.of_launched()
-    classifier = load_classifier(model, share.device())
+    classifier = load_classifier(model, torch.device("cpu") if backend in ONNX_FILES else share.device())
     labels = tuple(classifier.config.id2label[index] for index in range(classifier.config.num_labels))
-    asked = {"model": str(model), "draw": draw}
+    asked = {"model": str(model), "backend": backend, "draw": draw}
     with AnswerLog(output, asked, (*_weights(model), *inputs.identity()), share.index == 0) as log:
         share.wait()  # for the folder
         workers, threads = share_cores(share, inputs.total, workers, classifier.device.type == "cpu")
         torch.set_num_threads(threads)
+        _choose_backend(classifier, model, backend)
         _answer_all(classifier, inputs, log, share, workers, batch_size, output if draw else None)
         share.wait()  # for the answers of all processes
         if share.index:
@@ -185,6 +190,20 @@ def _write_table(log: AnswerLog, path: Path, labels: Sequence[str]) -> dict:
         "duplicates": statuses[DUPLICATE],
         "inputs": statuses.total(),
     }
+
+
+def _choose_backend(classifier, source: str | os.PathLike, backend: str) -> None:
+    """Have a backend compute the network; a float32 ONNX model that does not lie with the weights is made first."""
+    path = None
+    with tempfile.TemporaryDirectory() as folder:
+        if backend == "onnx" and find_onnx(os.fspath(source), backend) is None:
+            from hub.inference.onnx import write_onnx  # seconds, for the data sets that calibrate int8
+
+            (path,) = write_onnx(source, Path(folder))
+        try:
+            use_backend(classifier, backend, path)
+        except ValueError as error:
+            raise UserError(one_line(error)) from error
 
 
 def _weights(model: str | os.PathLike) -> Iterator[str]:

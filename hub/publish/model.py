@@ -23,7 +23,7 @@ from hub.evaluation.format import labs_table, markdown_table, markdown_table_1, 
 from hub.evaluation.intervals import wilson_interval
 from hub.evaluation.plots import plot_confusion_matrix, plot_reliability
 from hub.files import UserError, write_json
-from hub.publish.export_onnx import EXAMPLES, export_onnx
+from hub.publish.export_onnx import EXAMPLES, export_published
 from hub.publish.model_card import ONNX_NAME, PLOTS, CardFacts, write_card
 from hub.publish.versions import CHANGELOG_NAME
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
@@ -202,7 +202,7 @@ def stage(checkpoint: Path, folder: Path, repo_id: str, dataset_id: str) -> None
     shutil.copytree(EXAMPLES, folder / "examples", ignore=shutil.ignore_patterns("*.png"))
     examples = sorted((folder / "examples").glob("*.jpg"))
     (folder / ONNX_NAME).parent.mkdir()
-    export_onnx(checkpoint, folder / ONNX_NAME)
+    export_published(checkpoint, folder / ONNX_NAME)
     write_results_card(
         folder,
         read_results(checkpoint / RESULTS_NAME),
