@@ -28,6 +28,7 @@ from hub.study.networks import NetworkArguments, imagenet_weights_of, load_netwo
 from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
 from hub.training.calibration import calibrate, logits_of
 from hub.training.checks import check_arguments, check_model, check_trainer, refusing_arguments
+from hub.training.failures import failure_of
 from hub.training.images import CellImages, only_of, without_single_lab
 from hub.training.preparation import prepare_crops, training_images, views_of
 from hub.training.process import set_up_process
@@ -192,7 +193,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(failure_of(main))
