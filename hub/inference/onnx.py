@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import datasets
@@ -99,7 +99,7 @@ def write_onnx(source: str | os.PathLike, output: Path, calibration: str | None 
         UserError: ONNX gives other logits, or there is no such data set.
         OSError: The classifier cannot be loaded, or a file cannot be written.
     """
-    splits = {} if calibration is None else load(calibration)
+    splits: Mapping[str, datasets.Dataset] = {} if calibration is None else load(calibration)
     if calibration is not None and "train" not in splits:
         raise UserError(f"{calibration} has no split train to calibrate with")
     model = WBCForImageClassification.from_pretrained(source, dtype=torch.float32).eval()
