@@ -21,7 +21,6 @@ from transformers.trainer_utils import IntervalStrategy
 from hub.data.load import load
 from hub.data.union import check_trainable
 from hub.evaluation.metrics import WBCMetric
-from hub.files import UserError
 from hub.publish.model_card import write_report
 from hub.study.baselines import describe_baseline, divide_logits, normalization_of
 from hub.study.networks import NetworkArguments, imagenet_weights_of, load_network
