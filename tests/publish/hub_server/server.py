@@ -102,7 +102,9 @@ class HubServer(Store):
     async def _answer(self, request: Request, path: str) -> Response:
         try:
             for method, pattern, handler in ROUTES:
-                if method == request.method and (match := re.fullmatch(pattern, path)):
+                # A HEAD is answered as a GET, without its body.
+                same = method == request.method or (method, request.method) == ("GET", "HEAD")
+                if same and (match := re.fullmatch(pattern, path)):
                     arguments = {name: unquote(value or "") for name, value in match.groupdict().items()}
                     return await handler(self, request, **arguments)
             raise HubError(404, f"{request.method} {path} is no part of this Hub")
@@ -150,7 +152,7 @@ ROUTES: list[tuple[str, str, Callable]] = [
     ("DELETE", rf"{_API}/branch/(?P<branch>[^/]+)", repositories.delete_branch),
     ("POST", rf"{_API}/tag/{_REVISION}", repositories.create_tag),
     ("GET", rf"{_API}/commits/{_REVISION}", repositories.commits),
-    ("GET", rf"{_API}/tree/{_REVISION}", files.tree),
+    ("GET", rf"{_API}/tree/{_REVISION}/?", files.tree),
     ("GET", rf"{_API}/tree/{_REVISION}/(?P<path>.+)", files.tree),
     ("POST", rf"{_API}/paths-info/{_REVISION}", files.paths_info),
     ("POST", rf"{_API}/preupload/{_REVISION}", uploads.preupload),
@@ -160,12 +162,6 @@ ROUTES: list[tuple[str, str, Callable]] = [
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})/(?P<size>\d+)/part/(?P<part>\d+)", uploads.lfs_put),
     ("POST", r"/lfs/(?P<oid>[0-9a-f]{64})/(?P<size>\d+)/complete", uploads.lfs_complete),
     ("POST", r"/lfs/(?P<oid>[0-9a-f]{64})/verify", uploads.lfs_verify),
-    *(
-        (method, pattern, handler)
-        for method in ("GET", "HEAD")
-        for pattern, handler in (
-            (rf"{_REPO}/resolve/{_REVISION}/(?P<path>.+)", files.resolve),
-            (r"/cdn/(?P<sha256>[0-9a-f]{64})", files.cdn),
-        )
-    ),
+    ("GET", rf"{_REPO}/resolve/{_REVISION}/(?P<path>.+)", files.resolve),
+    ("GET", r"/cdn/(?P<sha256>[0-9a-f]{64})", files.cdn),
 ]
