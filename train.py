@@ -131,7 +131,7 @@ def build_trainer(
     model: PreTrainedModel,
     image_processor: WBCImageProcessor,
     dataset: DatasetDict,
-    images: Callable[..., CellImages],
+    images: partial[CellImages],
     names: Sequence[str],
     model_args: ModelArguments,
     data_args: DataArguments,

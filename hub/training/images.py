@@ -69,8 +69,6 @@ class CellImages(torch.utils.data.Dataset):
             if config is None:
                 raise ValueError("got neither label_ids nor config, which tell the model's class ids: give one")
             label_ids = [config.label2id[name] for name in dataset.features["label"].names]
-        self.label_ids = label_ids
-        self.config = config
         self.labels = [label_ids[label] for label in dataset["label"][:]]
         self.augment = augment
         self.seed = seed

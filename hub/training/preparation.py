@@ -1,6 +1,6 @@
 """What precedes a training on stored crops: the crops, the fit of the stain normaliser, the teacher's answers."""
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
@@ -19,7 +19,7 @@ from hub.training.views import CellViews
 TARGETS_NAME = "teacher_targets.safetensors"
 
 
-def training_images(images: Callable[..., CellImages], dataset: Dataset, args: DataArguments) -> CellImages:
+def training_images(images: partial[CellImages], dataset: Dataset, args: DataArguments) -> CellImages:
     """Return the training images: stored crops for `--augment mixed`, else images that are augmented one by one.
 
     Args:
@@ -32,10 +32,9 @@ def training_images(images: Callable[..., CellImages], dataset: Dataset, args: D
     """
     if args.augment != MIXED:
         return images(dataset, augment=AUGMENTATIONS[args.augment])
-    whole = images(dataset)
-    if not whole.image_processor.do_find_cell:
+    if not images.keywords["image_processor"].do_find_cell:
         raise UserError(f"--augment {MIXED} shows crops of cells: add --find_cell, or name another augmentation.")
-    return CropImages(dataset, whole.image_processor, label_ids=whole.label_ids, seed=whole.seed, config=whole.config)
+    return CropImages(dataset, **images.keywords)
 
 
 def views_of(images: CellImages | None, image_size: int) -> CellViews | None:

@@ -24,26 +24,31 @@ class Images(Dataset):
             {dies}
         return torch.zeros(1000)
 
+def refuse(*args, **kwargs):
+    raise ConnectionRefusedError(111, "Connection refused")
+
 def main():
-    for images in DataLoader(Images(), batch_size=1, num_workers=1, prefetch_factor=8):
+    iterator = iter(DataLoader(Images(), batch_size=1, num_workers=1, prefetch_factor=8))
+    {breaks}
+    for images in iterator:
         {waits}
 
 if __name__ == "__main__":
     sys.exit(failure_of(main))
 """
 KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
-# It no longer hands out what it has read, as a process that is about to end, and lives on for a moment.
-REFUSES = "from multiprocessing import resource_sharer; resource_sharer.stop(); time.sleep(3)"
+# The connection to the worker breaks before the system says that it died.
+REFUSES = "iterator._data_queue.get = refuse"
 
 
 @pytest.mark.parametrize(
-    ("dies", "waits"),
-    [(KILLED, "pass"), (KILLED, "time.sleep(1)"), (REFUSES, "time.sleep(1)")],
+    ("dies", "waits", "breaks"),
+    [(KILLED, "pass", ""), (KILLED, "time.sleep(1)", ""), ("pass", "pass", REFUSES)],
     ids=("at once", "later", "refused"),
 )
-def test_a_dead_worker_is_one_line(dies, waits):
+def test_a_dead_worker_is_one_line(dies, waits, breaks):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(dies=dies, waits=waits)],
+        [sys.executable, "-c", PROGRAM.format(dies=dies, waits=waits, breaks=breaks)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
