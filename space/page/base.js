@@ -34,6 +34,12 @@ function preferStoredLanguage() {
   if (stored) Object.defineProperty(navigator, "language", { get: () => (stored === "zh" ? "zh-CN" : "en") });
 }
 
+// The page's own words, in the language that was chosen here, whatever Gradio made of the browser's.
+function useStoredLanguage() {
+  const stored = storage("localStorage")?.getItem(STORED_LANGUAGE);
+  if (stored) document.documentElement.lang = stored === "zh" ? "zh-CN" : "en";
+}
+
 // The text of a key, with its placeholders filled.
 function tr(key, values = {}) {
   return fill(PAGE.texts[key][language()], values);

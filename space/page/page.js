@@ -197,6 +197,7 @@ function listenToDrops(shell) {
 // Start the page in its element; `trigger` raises an event in Gradio.
 function start(element, trigger) {
   raise = trigger;
+  useStoredLanguage();
   const shell = element.querySelector(".shell");
   for (const choice of document.querySelectorAll("[data-language]"))
     choice.addEventListener("click", () => setLanguage(choice.dataset.language));
