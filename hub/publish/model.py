@@ -32,7 +32,7 @@ RESULTS_NAME = "results.json"
 # The predictions of the test split, by which a later version is compared with this one.
 PREDICTIONS_NAME = "predictions.csv"
 _DATA_SETS = {"bccd": "BCCD", "pbc": "PBC"}  # which have a test split
-_TRAINED_ON = "BCCD, PBC and Chula"
+_TRAINED_ON = _DATA_SETS | {"chula": "Chula"}
 # Figures of the Trainer that depend on the machine.
 _SPEEDS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
@@ -139,7 +139,7 @@ def _draw_plots(folder: Path, test: dict, predictions: pd.DataFrame) -> None:
 
 
 def write_results_card(folder: Path, results: dict, **options) -> Path:
-    """Write the card of a classifier on BCCD, PBC and Chula from the content of its `results.json`.
+    """Write the card of a classifier on BCCD, PBC and perhaps Chula from the content of its `results.json`.
 
     Args:
         folder: The folder of the classifier, with its plots.
@@ -150,6 +150,8 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
         The path of the card.
     """
     test, stages = results["splits"]["test"], results["training"]
+    validated = results["splits"]["validation"]["subsets"]
+    trained_on = [title for key, title in _TRAINED_ON.items() if key in validated]
     parts, sections = {}, []
     for key, title in _DATA_SETS.items():
         # BCCD over the four classes that occur in it, as in the paper's table 1.
@@ -163,7 +165,7 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
     facts = CardFacts(
         results=test,
         label_names=test["label_names"],
-        dataset_name=_TRAINED_ON,
+        dataset_name=" and ".join(trained_on),
         split="test",
         base_model=stages[0]["base_model"],
         command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),

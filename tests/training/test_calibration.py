@@ -17,7 +17,14 @@ from hub.data.load import load, save
 from hub.evaluation.metrics import expected_calibration_error
 from hub.training import calibration
 from hub.training.arguments import ModelArguments
-from hub.training.calibration import fit_direction, fit_novelty, fit_temperature, fit_threshold, sample_evenly
+from hub.training.calibration import (
+    fit_direction,
+    fit_novelty,
+    fit_temperature,
+    fit_threshold,
+    rows_that_decide,
+    sample_evenly,
+)
 from hub.training.outliers import restain
 from hub.training.weights import load_model
 from modeling_wbc import SmearNovelty, WBCForImageClassification
@@ -281,3 +288,9 @@ def test_persistent_workers_show_the_ood_score_its_own_images(blood, tiny, tmp_p
     assert torch.equal(one.novelty.mean, other.novelty.mean)
     assert torch.equal(one.novelty.whitening, other.novelty.whitening)
     assert one.config.max_novelty == other.config.max_novelty
+
+
+def test_a_lab_of_few_images_does_not_decide_the_thresholds():
+    labs = ["large"] * 300 + ["small"] * 20
+    assert rows_that_decide(labs) == list(range(300))
+    assert rows_that_decide(["one"] * 5 + ["other"] * 3) == list(range(8))
