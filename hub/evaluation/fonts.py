@@ -72,7 +72,12 @@ def _family_with(letters: str) -> str | None:
     if matplotlib.__version_info__[:2] < _RIGHT_TO_LEFT and any(map(_is_right_to_left, letters)):
         return None
     codes = set(map(ord, letters))
-    # A font of last resort has a box for every code point.
-    fonts = [font for font in fontManager.ttflist if "lastresort" not in font.name.lower().replace(" ", "")]
+    # A font of last resort has a box for every code point, and STIXNonUnicode has its signs where others have letters.
+    names = [font.name.lower().replace(" ", "") for font in fontManager.ttflist]
+    fonts = [
+        font
+        for font, name in zip(fontManager.ttflist, names, strict=True)
+        if "lastresort" not in name and "nonunicode" not in name
+    ]
     fonts.sort(key=lambda font: (font.style != "normal", font.weight != 400, font.name))
     return next((font.name for font in fonts if codes <= _letters(font.fname)), None)
