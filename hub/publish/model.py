@@ -150,7 +150,7 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
         The path of the card.
     """
     test, stages = results["splits"]["test"], results["training"]
-    validated = results["splits"]["validation"]["subsets"]
+    validated = results["splits"].get("validation", test)["subsets"]
     trained_on = [title for key, title in _TRAINED_ON.items() if key in validated]
     parts, sections = {}, []
     for key, title in _DATA_SETS.items():
