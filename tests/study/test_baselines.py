@@ -16,6 +16,7 @@ from torch import nn
 import train
 from hub.data.load import save
 from hub.data.synthetic import drawn_cells
+from hub.files import UserError
 from hub.study.baselines import BASELINES, baseline_of, classifier_of, divide_logits, load_baseline, normalization_of
 from hub.study.cnn_lstm import CnnLstmConfig, CnnLstmForImageClassification
 from modeling_wbc import WBCConfig, WBCForImageClassification
@@ -208,7 +209,7 @@ def test_what_does_not_go_together_is_named(data, tmp_path):
     output = tmp_path / "out"
 
     def refusal(*more):
-        with pytest.raises(train.UserError) as error:
+        with pytest.raises(UserError) as error:
             train.main(arguments(data, output, "--do_train", *more))
         return str(error.value)
 
