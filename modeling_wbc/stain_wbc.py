@@ -11,6 +11,11 @@ from .illumination_wbc import BACKGROUND
 _LEAST_LIGHT = 1 / 255  # of the background's
 
 
+def optical_density(light: Tensor) -> Tensor:
+    """Minus the logarithm of light, as a share of the background's; of any shape."""
+    return -light.clamp(min=_LEAST_LIGHT).log()
+
+
 class StainNormalizer(nn.Module):
     r"""Mixes the optical densities of a crop so that its stain becomes one that the classifier was trained on.
 
@@ -66,7 +71,7 @@ class StainNormalizer(nn.Module):
         )
         # In float32: 16 bits have too few digits for the logarithm of bright light.
         light = (pixel_values.float() * deviation + mean) * (255 / BACKGROUND)
-        density = -light.clamp(min=_LEAST_LIGHT).log()
+        density = optical_density(light)
         mixed = torch.einsum("nij,njhw->nihw", self.estimate(density), density)
         light = torch.exp(-mixed.clamp(-0.2, 6.0)) * (BACKGROUND / 255)
         return ((light - mean) / deviation).to(pixel_values.dtype)
@@ -82,4 +87,4 @@ class StainNormalizer(nn.Module):
         return torch.eye(3, device=density.device) + change
 
 
-__all__ = ["StainNormalizer"]
+__all__ = ["StainNormalizer", "optical_density"]

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from hub.training.focus import fit_focus_threshold, measure_blurred
 from hub.training.images import CellImages
 from hub.training.outliers import CropsBesideCells, Restained
+from hub.training.sampling import deciding_labs
 from hub.training.trainer import WBCTrainer
 from modeling_wbc import SmearNovelty
 
@@ -22,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 # The share of each lab's images that the OOD threshold accepts (in-distribution acceptance).
 ACCEPTANCE = 0.985
-# A lab with fewer validation images does not decide the thresholds.
-MIN_LAB_IMAGES = 300
 # The OOD score is fitted to as many training images at most, and to as many of them under other stains: fewer than a
 # quarter of all, and cells of other labs are refused.
 MAX_FITTED_IMAGES = 2000
@@ -108,11 +107,11 @@ def fit_direction(cells: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, fl
 
 
 def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None, kept: float = ACCEPTANCE) -> float:
-    """Fit the OOD threshold: the least value that accepts at least the share `kept` of each lab's images.
+    """Fit the OOD threshold: the least value that accepts at least the share `kept` of each large lab's images.
 
     Args:
         values: N OOD scores of images that the classifier was not trained on.
-        origins: The lab of each image. Default: all are of one.
+        origins: The lab of each image, of which the large ones decide, see `deciding_labs`. Default: all are of one.
         kept: The share to accept, in (0, 1].
 
     Returns:
@@ -125,26 +124,17 @@ def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None,
     origins = np.zeros(len(values)) if origins is None else np.asarray(origins)
     if values.ndim != 1 or len(origins) != len(values) or not len(values):
         raise ValueError(f"got {values.shape} values and {len(origins)} origins; give N > 0 of each")
-    return float(max(np.quantile(values[origins == name], kept, method="inverted_cdf") for name in np.unique(origins)))
-
-
-def rows_that_decide(origins: Sequence[str]) -> list[int]:
-    """Rows of the labs with at least `MIN_LAB_IMAGES` images; all rows where no lab has as many.
-
-    Of 85 images, 98.5 % are all but one: a single crop that shows no cell would let other images pass in every lab.
-    """
-    large = {lab for lab in set(origins) if list(origins).count(lab) >= MIN_LAB_IMAGES}
-    return [row for row, lab in enumerate(origins) if lab in large or not large]
+    labs = deciding_labs(origins)
+    return float(max(np.quantile(values[origins == lab], kept, method="inverted_cdf") for lab in labs))
 
 
 def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[PreTrainedModel, float], None]) -> str:
     """Fit the OOD score to training images, and temperature and thresholds to the validation split.
 
     The temperature is fitted to the validation images under other stains, as images of a lab that was not trained on
-    have them: on those as they are, the probabilities would be too high for it. The OOD threshold accepts
-    the share `ACCEPTANCE` of the images of each lab that has enough of them (`rows_that_decide`), and the threshold
-    above which an image is no smear the same share of them under other stains. A model without an OOD score (a
-    baseline) gets the temperature alone.
+    have them: on those as they are, the probabilities would be too high for it. The OOD threshold accepts the share
+    `ACCEPTANCE` of the images of each large lab, and the threshold above which an image is no smear the same share of
+    them under other stains. A model without an OOD score (a baseline) gets the temperature alone.
 
     Args:
         trainer: Holds the model, which is changed, and the validation split.
@@ -166,10 +156,9 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
         config = model.config
         scores = trainer.predict(validation, metric_key_prefix="calibration").predictions
         config.temperature = temperature
-        rows = rows_that_decide(validation.origins)
-        labs = [validation.origins[row] for row in rows]
-        config.max_novelty = fit_threshold(scores[2][rows], labs)
-        config.max_smear_novelty = max(config.max_novelty, fit_threshold(restained.predictions[2][rows], labs))
+        config.max_novelty = fit_threshold(scores[2], validation.origins)
+        of_no_smear = fit_threshold(restained.predictions[2], validation.origins)
+        config.max_smear_novelty = max(config.max_novelty, of_no_smear)
         config.min_focus = fit_focus(trainer, validation, scores[-1])
         fitted += (
             f", OOD threshold {config.max_novelty:.2f}, no smear above {config.max_smear_novelty:.2f}, "

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
+from hub.training.sampling import deciding_labs
 from modeling_wbc.focus_wbc import measure_focus
 
 # Standard deviation of the blur that makes a cell unreadable, as a share of the side of its crop: for nine tenths of
@@ -44,7 +45,8 @@ def fit_focus_threshold(
     Args:
         sharp: N focus values, of crops that the classifier was not trained on.
         blurred: N focus values, of the same crops after a blur.
-        origins: The name of the data set of each. Default: they are one.
+        origins: The name of the data set of each, of which the large ones decide, see `deciding_labs`. Default: they
+            are one.
         kept: The share of each data set's sharp crops, in (0, 1], that is at or above the threshold, at least. It goes
             before `refused` where both cannot be had.
         refused: The share of each data set's blurred crops, in (0, 1], that is below the threshold, at least.
@@ -56,7 +58,7 @@ def fit_focus_threshold(
     origins = np.zeros(len(sharp)) if origins is None else np.asarray(origins)
     if sharp.ndim != 1 or not len(sharp) == len(blurred) == len(origins) > 0:
         raise ValueError(f"got {len(sharp)} sharp and {len(blurred)} blurred values and {len(origins)} origins")
-    names = np.unique(origins)
+    names = deciding_labs(origins)
     most = min(np.quantile(sharp[origins == name], 1 - kept, method="inverted_cdf") for name in names)
     least = max(np.quantile(blurred[origins == name], refused, method="higher") for name in names)
     # Above the last value to refuse.

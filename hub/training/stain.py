@@ -7,9 +7,9 @@ from tqdm.auto import tqdm
 
 from hub.training.crops import CropImages
 from hub.training.sampling import balanced_weights
-from hub.training.views import CellViews, mix_stains, optical_density, to_light, to_pixel_values
+from hub.training.views import CellViews, mix_stains, to_light, to_pixel_values
 from modeling_wbc.illumination_wbc import BACKGROUND
-from modeling_wbc.stain_wbc import StainNormalizer
+from modeling_wbc.stain_wbc import StainNormalizer, optical_density
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from modeling_wbc.illumination_wbc import BACKGROUND
+from modeling_wbc.stain_wbc import optical_density
 
 MARGIN = 1.5  # side of a stored crop, in sides of the network's crop: surroundings for rotation, shift and zoom
-_LEAST_LIGHT = 1 / 255  # of the background's
 _RESOLUTIONS = (0.35, 0.5, 0.7)  # of a blurred image
 
 # JPEG's example table of quantisation for luminance, ITU-T T.81, Annex K.
@@ -113,11 +113,6 @@ def stain_mixtures(count: int, strength: float, generator: torch.Generator) -> T
     grey = torch.rand(count, 1, 1, generator=generator) * (torch.rand(count, 1, 1, generator=generator) < 0.1)
     mixture = (1 - grey) * (torch.eye(3) + cross) + grey * torch.full((3, 3), 1 / 3)
     return amounts * mixture
-
-
-def optical_density(light: Tensor) -> Tensor:
-    """Minus the logarithm of light, as a share of the background's; of any shape."""
-    return -light.clamp(min=_LEAST_LIGHT).log()
 
 
 def mix_stains(light: Tensor, strength: float, generator: torch.Generator) -> Tensor:

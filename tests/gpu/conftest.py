@@ -16,10 +16,6 @@ import torch
 REPORT = {"tests": {}, "measured": {}}
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "gpu: needs a GPU")
-
-
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """A device on which what chooses its device itself, such as the Space, is too."""

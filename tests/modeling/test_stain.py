@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageClassification
 
-from hub.training.views import mix_stains, optical_density, to_light, to_pixel_values
+from hub.training.views import mix_stains, to_light, to_pixel_values
 from modeling_wbc import WBCConfig, WBCForImageClassification
 from modeling_wbc.illumination_wbc import BACKGROUND
-from modeling_wbc.stain_wbc import StainNormalizer
+from modeling_wbc.stain_wbc import StainNormalizer, optical_density
 
 TINY = {"hidden_sizes": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "image_size": 64}
 

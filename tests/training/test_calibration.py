@@ -22,9 +22,9 @@ from hub.training.calibration import (
     fit_novelty,
     fit_temperature,
     fit_threshold,
-    rows_that_decide,
     sample_evenly,
 )
+from hub.training.focus import fit_focus_threshold
 from hub.training.outliers import restain
 from hub.training.weights import load_model
 from modeling_wbc import SmearNovelty, WBCForImageClassification
@@ -83,8 +83,8 @@ def test_names_shapes_that_do_not_fit(shape, count):
 
 def test_the_threshold_accepts_the_share_of_each_data_set():
     rng = np.random.default_rng(0)
-    near, far = rng.gamma(4, 1, 1000), rng.gamma(4, 3, 100)
-    threshold = fit_threshold(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 100, kept=0.95)
+    near, far = rng.gamma(4, 1, 1000), rng.gamma(4, 3, 400)
+    threshold = fit_threshold(np.concatenate((near, far)), ["near"] * 1000 + ["far"] * 400, kept=0.95)
     assert (far <= threshold).mean() >= 0.95 > (far < threshold).mean()
     assert (near <= threshold).mean() == 1
     assert fit_threshold(np.arange(1, 101), kept=0.98) == 98
@@ -290,7 +290,11 @@ def test_persistent_workers_show_the_ood_score_its_own_images(blood, tiny, tmp_p
     assert one.config.max_novelty == other.config.max_novelty
 
 
-def test_a_lab_of_few_images_does_not_decide_the_thresholds():
-    labs = ["large"] * 300 + ["small"] * 20
-    assert rows_that_decide(labs) == list(range(300))
-    assert rows_that_decide(["one"] * 5 + ["other"] * 3) == list(range(8))
+@pytest.mark.parametrize("fit", [fit_threshold, lambda values, labs: fit_focus_threshold(values, values - 99, labs)])
+@pytest.mark.parametrize("few, decides", [(20, False), (300, True)])
+def test_a_lab_of_few_images_does_not_decide_the_thresholds(fit, few, decides):
+    values = np.random.default_rng(0).gamma(4, 1, 300)
+    labs = ["large"] * 300 + ["other"] * few
+    found = {fit(np.concatenate((values, values[:few] + far)), labs) for far in (-7, 0, 7)}
+    assert len(found) == (2 if decides else 1)  # of two that decide, one is further away on one side alone
+    assert fit(values[:40], ["one"] * 20 + ["other"] * 20) != fit(values[:20], ["one"] * 20)
