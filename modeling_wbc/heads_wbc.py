@@ -134,4 +134,9 @@ class HeadLosses(nn.Module):
         return losses
 
 
-__all__ = ["UNKNOWN_ID", "HeadLosses", "LabelLoss"]
+def split_attributes(logits: Tensor, attributes: dict[str, list[str]]) -> dict[str, Tensor]:
+    """Take the logits (N, S) of all attributes, side by side, apart: by name, those (N, V) of each one's V values."""
+    return dict(zip(attributes, logits.split([*map(len, attributes.values())], dim=1), strict=True))
+
+
+__all__ = ["UNKNOWN_ID", "HeadLosses", "LabelLoss", "split_attributes"]

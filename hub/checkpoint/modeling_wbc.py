@@ -19,7 +19,7 @@ from .adapt_wbc import adapt_model
 from .configuration_wbc import WBCConfig
 from .field_wbc import Field, analyze_images
 from .group_norm_wbc import InstanceGroupNorm2d
-from .heads_wbc import HeadLosses, LabelLoss
+from .heads_wbc import HeadLosses, LabelLoss, split_attributes
 from .image_processing_wbc import WBCImageProcessor
 from .loss_wbc import HardMinedCenterLoss, check_labels
 from .norm_wbc import InstanceBatchNorm2d
@@ -211,9 +211,7 @@ class WBCForImageClassification(WBCPreTrainedModel):
         stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
         if self.attribute_head is None:
             return stage_logits, None
-        attributes = self.config.attributes or {}
-        parts = self.attribute_head(embeddings).split([*map(len, attributes.values())], dim=1)
-        return stage_logits, dict(zip(attributes, parts, strict=True))
+        return stage_logits, split_attributes(self.attribute_head(embeddings), self.config.active_attributes)
 
     def total_loss(self, losses: dict[str, Tensor]) -> Tensor:
         """Sum of the parts of the loss by their names in the output, times their weights in the configuration."""

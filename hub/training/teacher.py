@@ -30,7 +30,7 @@ from hub.training.trainer import WBCTrainer, last_checkpoint
 from hub.training.views import CellViews, to_pixel_values
 from hub.training.weights import load_image_processor
 from modeling_wbc import WBCConfig
-from modeling_wbc.heads_wbc import HeadLosses
+from modeling_wbc.heads_wbc import HeadLosses, split_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +90,7 @@ class Teacher(PreTrainedModel):
         stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
         attribute_logits = None
         if self.attribute_head is not None:
-            attributes = self.config.active_attributes
-            parts = self.attribute_head(embeddings).split([*map(len, attributes.values())], dim=1)
-            attribute_logits = dict(zip(attributes, parts, strict=True))
+            attribute_logits = split_attributes(self.attribute_head(embeddings), self.config.active_attributes)
         loss, losses = None, {}
         if labels is not None:
             losses = self.head_losses(stage_logits, attribute_logits, stage_ids, attribute_ids, _SMOOTHING)
