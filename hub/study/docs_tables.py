@@ -1,16 +1,41 @@
-"""Tables of the studies for `python -m hub docs`, rendered from the saved results."""
+"""Tables of the studies and the benchmarks for `python -m hub docs`, rendered from the saved results."""
 
+import json
 from collections.abc import Callable
+from functools import partial
 
 from hub.evaluation.format import markdown_table
-from hub.publish.docs import Results
+from hub.publish.docs import Results, rows_table
 from hub.study.ablation_report import report
 from hub.study.detection import detector_rows
+
+# What `python -m tests.benchmarks` measures, by the names of its tables.
+BENCHMARKS = {
+    "norm": "A training step by the norm",
+    "network": "The network for a crop",
+    "predict": "hub predict",
+    "detector": "Detection in a field",
+    "bootstrap": "Intervals by bootstrap",
+    "memory": "Freed memory kept for the next training step",
+    "app": "The page",
+}
 
 
 def tables() -> dict[str, Callable[[Results], str]]:
     """The tables by the name that a document gives them: functions of the results that return Markdown."""
-    return {"ablations": _reported("ablations"), "baselines": _reported("baselines"), "detector": _detector}
+    found: dict[str, Callable[[Results], str]] = {"detector": _detector}
+    for study in ("ablations", "baselines"):
+        found[study] = _reported(study)
+    for name in BENCHMARKS:
+        found[f"benchmark {name}"] = partial(_benchmark, name=name)
+    return found
+
+
+def _benchmark(results: Results, name: str) -> str:
+    """The table of a benchmark, and the machine that it was measured on."""
+    found = json.loads((results.root / "results" / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    versions = ", ".join(f"{package} {version}" for package, version in found["versions"].items())
+    return f"{rows_table(found['rows'])}\n\n`{found['command']}` on {found['machine']}; {versions}."
 
 
 def _reported(study: str) -> Callable[[Results], str]:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hub.data.synthetic import draw_field
 from space.classifier import Classifier
+from tests.benchmarks.tables import print_rows
 
 ROOT = Path(__file__).parents[2]
 CLIENTS = 32
@@ -77,48 +78,55 @@ def draw_large_field(path: Path) -> None:
     field.save(path, quality=90)
 
 
-def measure_beside(client: Client, other: Client, path: Path, field: Path) -> None:
-    """Print the times of an image, asked for one after the other, until another client's field is answered."""
-    alone, times = ask(other, field), []
+def beside(client: Client, other: Client, path: Path, field: Path) -> dict[str, float]:
+    """The times of an image, asked for one after the other, until another client's field is answered."""
+    size, alone, times = " x ".join(map(str, FIELD)), ask(other, field), []
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(ask, other, field)
         while not large.done():
             times.append(1000 * ask(client, path))
-    slowest = statistics.quantiles(times, n=20)[-1] if len(times) > 1 else times[0]
-    size = " x ".join(map(str, FIELD))
-    print(f"field of {size} pixels: {alone:.1f} s alone, {large.result():.1f} s beside {len(times)} images")
-    print(f"one image beside it, with upload: median {statistics.median(times):.0f} ms, p95 {slowest:.0f} ms")
+    return {
+        f"Field of {size} pixels, alone (s)": alone,
+        f"Field of {size} pixels, beside other images (s)": large.result(),
+        "An image beside it, with upload, median (ms)": statistics.median(times),
+        "An image beside it, with upload, p95 (ms)": statistics.quantiles(times, n=20)[-1] if times[1:] else times[0],
+    }
 
 
-def main() -> None:
-    folder = Path(tempfile.mkdtemp())
-    paths = [folder / f"{number}.png" for number in range(CLIENTS)]
-    for number, path in enumerate(paths):
-        draw_field("neutrophil", number).save(path)
-    draw_large_field(folder / "field.jpg")
+def measure(small: bool) -> list[dict]:
+    """The rows of the table."""
+    count, rounds = (4, 1) if small else (CLIENTS, ROUNDS)
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [folder / f"{number}.png" for number in range(count)]
+        for number, path in enumerate(paths):
+            draw_field("neutrophil", number).save(path)
+        draw_large_field(folder / "field.jpg")
 
-    with server() as (url, begun):
-        clients = [Client(url, verbose=False)]
-        ask(clients[0], paths[0])
-        print(f"start to first answer: {time.perf_counter() - begun:.1f} s")
-        times = [1000 * ask(clients[0], path) for path in paths]
-        print(f"one image after the other, with upload: median {statistics.median(times):.0f} ms")
-        clients += [Client(url, verbose=False) for _ in range(CLIENTS - 1)]
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            started = time.perf_counter()
-            for _ in range(ROUNDS):
-                list(pool.map(ask, clients, paths))
-            print(f"{CLIENTS} clients: {CLIENTS * ROUNDS / (time.perf_counter() - started):.1f} images/s")
-        measure_beside(clients[0], clients[1], paths[0], folder / "field.jpg")
+        with server() as (url, begun):
+            clients = [Client(url, verbose=False)]
+            ask(clients[0], paths[0])
+            found["Start to first answer (s)"] = time.perf_counter() - begun
+            times = [1000 * ask(clients[0], path) for path in paths]
+            found["One image after the other, with upload, median (ms)"] = statistics.median(times)
+            clients += [Client(url, verbose=False) for _ in range(count - 1)]
+            with ThreadPoolExecutor(count) as pool:
+                started = time.perf_counter()
+                for _ in range(rounds):
+                    list(pool.map(ask, clients, paths))
+                found[f"{count} clients (images/s)"] = count * rounds / (time.perf_counter() - started)
+            found |= beside(clients[0], clients[1], paths[0], folder / "field.jpg")
 
-    classifier = Classifier(str(ROOT / "hub" / "checkpoint"))
-    times = []
-    for path in paths:
-        begun = time.perf_counter()
-        classifier.answers([(path.name, str(path))], 64)
-        times.append(1000 * (time.perf_counter() - begun))
-    print(f"reading, detecting and classifying: median {statistics.median(times):.1f} ms an image")
+        classifier = Classifier(str(ROOT / "hub" / "checkpoint"))
+        times = []
+        for path in paths:
+            begun = time.perf_counter()
+            classifier.answers([(path.name, str(path))], 64)
+            times.append(1000 * (time.perf_counter() - begun))
+        found["Reading, detecting and classifying, median (ms an image)"] = statistics.median(times)
+    return [{"Figure": name, "Value": round(value, 1)} for name, value in found.items()]
 
 
 if __name__ == "__main__":
-    main()
+    print_rows(measure(False))

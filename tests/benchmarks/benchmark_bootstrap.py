@@ -13,9 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hub.evaluation.intervals import paired_bootstrap
 from hub.evaluation.metrics import WBCMetric
+from tests.benchmarks.tables import print_rows
 
 
-def measure(images: int, classes: int, photographs: int | None) -> tuple[float, float]:
+def seconds_for(images: int, classes: int, photographs: int | None) -> tuple[float, float]:
     """Seconds for all figures of `WBCMetric` with intervals, and for a paired bootstrap of two models."""
     rng = np.random.default_rng(0)
     shown = rng.integers(0, photographs or images, images)
@@ -37,13 +38,19 @@ def measure(images: int, classes: int, photographs: int | None) -> tuple[float, 
     return middle - start, time.perf_counter() - middle
 
 
-if __name__ == "__main__":
-    measure(100, 4, None)  # The first call includes imports.
-    print(f"{'split':<46} {'all figures':>12} {'paired':>8}")
+def measure(small: bool) -> list[dict]:
+    """The rows of the table."""
+    seconds_for(100, 4, None)  # The first call includes imports.
+    rows = []
     for title, given in {
         "2,487 images of 71 photographs, 4 classes": (2487, 4, 71),
         "2,487 images, photographs unknown, 4 classes": (2487, 4, None),
         "1,710 images, photographs unknown, 8 classes": (1710, 8, None),
     }.items():
-        figures, paired = measure(*given)
-        print(f"{title:<46} {figures:>10.2f} s {paired:>6.2f} s")
+        figures, paired = seconds_for(*((100, *given[1:]) if small else given))
+        rows.append({"Split": title, "All figures (s)": round(figures, 2), "Paired (s)": round(paired, 2)})
+    return rows
+
+
+if __name__ == "__main__":
+    print_rows(measure(False))

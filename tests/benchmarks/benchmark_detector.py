@@ -20,17 +20,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from hub.data.synthetic import draw_field
 from modeling_wbc import WBCImageProcessor
+from tests.benchmarks.tables import print_rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photograph", help="a field of 640 x 480 pixels with one white cell")
-    parser.add_argument("--repeats", type=int, default=50)
-    args = parser.parse_args()
-
+def measure(small: bool, photograph: str | None = None, repeats: int = 50) -> list[dict]:
+    """The rows of the table."""
+    repeats = 2 if small else repeats
     torch.set_num_threads(1)
-    if args.photograph:
-        with Image.open(args.photograph) as image:
+    rows = []
+    if photograph:
+        with Image.open(photograph) as image:
             field = image.convert("RGB").resize((640, 480))
     else:
         field = draw_field("neutrophil", 3, (640, 480))
@@ -38,7 +37,6 @@ def main() -> None:
     for k in range(36):
         many.paste(field, (k % 6 * 640, k // 6 * 480))
     processor = WBCImageProcessor()
-    print("| Field | Cells found | Median (ms) | 95th percentile (ms) |\n| --- | ---: | ---: | ---: |")
     for title, image in (
         ("640 x 480", field),
         ("4,000 x 3,000, one cell", field.resize((4000, 3000), Image.Resampling.BICUBIC)),
@@ -47,12 +45,22 @@ def main() -> None:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
         seconds = []
         with threadpool_limits(1):
-            for _ in range(args.repeats):
+            for _ in range(repeats):
                 start = time.perf_counter()
                 boxes, _ = processor.find_cells(pixels)
                 seconds.append(time.perf_counter() - start)
         median, slow = np.percentile(seconds, (50, 95)) * 1000
-        print(f"| {title} | {len(boxes)} | {median:.1f} | {slow:.1f} |")
+        figures = {"Median (ms)": round(median, 1), "95th percentile (ms)": round(slow, 1)}
+        rows.append({"Field": title, "Cells found": len(boxes), **figures})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photograph", help="a field of 640 x 480 pixels with one white cell")
+    parser.add_argument("--repeats", type=int, default=50)
+    args = parser.parse_args()
+    print_rows(measure(False, args.photograph, args.repeats))
 
 
 if __name__ == "__main__":

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import torch
 
-from hub.training.memory import keep_freed_memory
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from hub.training.memory import keep_freed_memory
 from modeling_wbc import WBCConfig, WBCForImageClassification
+from tests.benchmarks.tables import print_rows
 
 
-def measure(keep: bool, image_size: int, batch_size: int, steps: int) -> tuple[float, float, float]:
+def measure_steps(keep: bool, image_size: int, batch_size: int, steps: int) -> tuple[float, float, float]:
     """The median step in seconds, thousands of page faults in a step, and the peak of memory in GiB."""
     if keep:
         keep_freed_memory()
@@ -49,18 +49,27 @@ def measure(keep: bool, image_size: int, batch_size: int, steps: int) -> tuple[f
     return statistics.median(seconds[2:]), statistics.median(faults[2:]) / 1000, peak
 
 
+def measure(small: bool, image_size: int = 224, batch_size: int = 128, steps: int = 5) -> list[dict]:
+    """The rows of the table."""
+    if small:
+        image_size, batch_size, steps = 64, 2, 1
+    rows = []
+    for keep in (False, True) * 2:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            seconds, faults, peak = pool.apply(measure_steps, (keep, image_size, batch_size, steps))
+        figures = {"Step (s)": round(seconds, 2), "Images/s": round(batch_size / seconds)}
+        figures |= {"Page faults (thousand)": round(faults, 1), "Peak (GiB)": round(peak, 1)}
+        rows.append({"Freed memory": "kept" if keep else "given back", **figures})
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--steps", type=int, default=5)
     args = parser.parse_args()
-    print(f"{'freed memory':<14}{'step (s)':>10}{'images/s':>10}{'page faults (thousand)':>24}{'peak (GiB)':>12}")
-    for keep in (False, True) * 2:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, faults, peak = pool.apply(measure, (keep, args.image_size, args.batch_size, args.steps))
-        name = "kept" if keep else "given back"
-        print(f"{name:<14}{seconds:>10.2f}{args.batch_size / seconds:>10.0f}{faults:>24.1f}{peak:>12.1f}", flush=True)
+    print_rows(measure(False, args.image_size, args.batch_size, args.steps))
 
 
 if __name__ == "__main__":

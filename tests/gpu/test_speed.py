@@ -22,7 +22,7 @@ def test_a_step_costs_little_more_than_that_of_a_plain_resnet(
         variants = {f"layout {layout}": lambda layout=layout: tiny(layout) for layout in ("bn", "ibn")}
         monkeypatch.setattr(benchmark_norm, "VARIANTS", variants)
     batch_size, image_size = (128, 128) if on_gpu else (2, 32)
-    measured = benchmark_norm.measure(device, image_size, batch_size, 20 if on_gpu else 1, bf16, channels_last)
+    measured = benchmark_norm.step_times(device, image_size, batch_size, 20 if on_gpu else 1, bf16, channels_last)
     record(
         batch_size=batch_size,
         image_size=image_size,
