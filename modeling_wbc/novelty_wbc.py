@@ -8,7 +8,7 @@ from .configuration_wbc import WBCConfig
 
 
 class SmearNovelty(nn.Module):
-    r"""Mahalanobis distance of feature maps to those of training images, and what lies beside their cells.
+    r"""Mahalanobis distance of feature maps to those of training images, and to what is no cell.
 
     The statistics s (N, D) of feature maps (N, C, H, W) are the mean and the standard deviation of each channel over
     the pixels, map by map, with D twice the number of all channels. With m and S their mean and covariance over
@@ -19,8 +19,8 @@ class SmearNovelty(nn.Module):
     The first term is about 1 for images of the training distribution. One Gaussian serves all classes: the distance
     compares colour and texture, not cell types, so that maps before the last stage work best. The second term is how
     much the log-odds of a logistic regression that tells crops beside the cells of training images (red cells,
-    platelets, background) from the cells are above those of the cells. Before both are fitted, novelty is 0 for every
-    image.
+    platelets, background), and drawings of no smear, from the cells are above those of the cells. Before both are
+    fitted, novelty is 0 for every image.
 
     Args:
         num_channels (`int`): number of channels of all feature maps, D / 2.

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hub.training.focus import fit_focus_threshold, measure_blurred
 from hub.training.images import CellImages
-from hub.training.outliers import CropsBesideCells, Restained
+from hub.training.outliers import CropsBesideCells, DeadLeaves, Restained
 from hub.training.sampling import deciding_labs
 from hub.training.trainer import WBCTrainer
 from modeling_wbc import SmearNovelty
@@ -22,14 +22,16 @@ from modeling_wbc import SmearNovelty
 logger = logging.getLogger(__name__)
 
 # The share of each lab's images that the OOD threshold accepts (in-distribution acceptance).
-ACCEPTANCE = 0.985
+ACCEPTANCE = 0.995
 # The OOD score is fitted to as many training images at most, and to as many of them under other stains: fewer than a
 # quarter of all, and cells of other labs are refused.
 MAX_FITTED_IMAGES = 2000
 MAX_RESTAINED = 800
+# Drawings of no smear to which the direction is fitted, at most and not more than images.
+MAX_DRAWINGS = 1000
 # Fewer crops beside cells have no direction.
 _MIN_BESIDE = 20
-_DIRECTION_C = 0.01  # inverse of the penalty of the logistic regression
+_DIRECTION_C = 0.1  # inverse of the penalty of the logistic regression
 _MAX_TEMPERATURE = 20.0
 
 
@@ -94,10 +96,10 @@ def fit_direction(cells: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, fl
 
     Args:
         cells: float (N, D), the whitened statistics of crops around cells.
-        beside: float (M, D), those of crops beside cells.
+        beside: float (M, D), those of crops that show none.
 
     Returns:
-        v (D,) and b, so that v z + b are the log-odds that z lies beside cells, at equal numbers of both.
+        v (D,) and b, so that v z + b are the log-odds that z shows no cell, at equal numbers of both.
     """
     # To a variance of about 1, for which the penalty is meant.
     scale = np.sqrt(cells.shape[1])
@@ -174,9 +176,9 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     """Give the model a `SmearNovelty` of all stages but the last, fitted to a sample of the images.
 
     The Gaussian is fitted to at most `MAX_FITTED_IMAGES` of them as they are and `MAX_RESTAINED` under other stains,
-    the direction to the same and to crops beside the cells of the former. Its log-odds count from where they begin to
-    be higher than those of the cells of each lab's validation images. A model of whole fields has no direction, as
-    they show what lies beside their cells.
+    the direction to the same, to crops beside the cells of the former, and to at most `MAX_DRAWINGS` drawings. Its
+    log-odds count from where they begin to be higher than those of the cells of each large lab's validation images. A
+    model of whole fields has no direction, as they show what lies beside their cells.
     """
     model, validation = trainer.model.eval(), trainer.eval_dataset
     model.config.novelty_stages = [*range(1, max(2, len(model.config.depths)))]
@@ -190,7 +192,9 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
         if len(beside) >= _MIN_BESIDE:
             labs = validation.origins
             held_out = sample_evenly(labs, MAX_FITTED_IMAGES, images.seed)
-            samples = (cells, beside, _statistics(trainer, validation, held_out))
+            drawings = DeadLeaves(images.image_processor, min(len(rows), MAX_DRAWINGS), images.seed)
+            drawn = _statistics(trainer, drawings, range(len(drawings)))
+            samples = (cells, np.concatenate((beside, drawn)), _statistics(trainer, validation, held_out))
             cells, beside, others = ((sample - mean) @ whitening.T for sample in samples)
             direction, offset = fit_direction(cells, beside)
             start = fit_threshold(others @ direction + offset, [labs[row] for row in held_out])

@@ -1,9 +1,10 @@
-"""What lies beside the cells of training images, and the cells under other stains: what the OOD score is fitted to."""
+"""What the OOD score is fitted to: cells under other stains, what lies beside cells, and pictures of no smear."""
 
 import random
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
@@ -19,6 +20,7 @@ _SIDES = (0.35, 1.0)
 # The middle part of the crop around a cell, in sides of it, which a crop beside cells leaves out.
 _KEPT_CLEAR = 0.75
 _TRIES = 40
+_LEAVES_SIZE = (240, 180)  # of a picture of dead leaves, in pixels
 
 
 class Restained(torch.utils.data.Dataset):
@@ -89,12 +91,60 @@ class CropsBesideCells(torch.utils.data.Dataset):
             crop_boxes = processor.crop_boxes(boxes).numpy()
             seed = random.Random(f"{self.images.seed} beside {index}").getrandbits(63)
             square = square_beside(crop_boxes, image.size, np.random.default_rng(seed))
-        if square is None:
-            return {"pixel_values": torch.zeros(3, processor.size["height"], processor.size["width"]), "found": False}
-        crops = processor.crop(image, torch.from_numpy(square)[None])
-        form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
-        form["do_correct_illumination"] = False  # which `crop` has done
-        return {"pixel_values": processor(crops, do_find_cell=False, **form)["pixel_values"][0], "found": True}
+        return _outlier(processor, image, None if square is None else torch.from_numpy(square))
+
+
+class DeadLeaves(torch.utils.data.Dataset):
+    """What the detector takes for the foremost cell in drawings of discs and rectangles that cover one another.
+
+    Such drawings have the edges and the sizes of natural images (the dead leaves of Lee, Mumford & Huang 2001), and
+    networks learn from them in place of photographs (Baradad et al. 2021): they stand for all pictures of no smear.
+    Rows are those of `CropsBesideCells`.
+
+    Args:
+        image_processor: Finds and crops cells.
+        count: Number of drawings.
+        seed: The same seed and row give the same drawing.
+    """
+
+    def __init__(self, image_processor: WBCImageProcessor, count: int, seed: int = 0):
+        self.image_processor = image_processor
+        self.count = count
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict:
+        drawing = draw_dead_leaves(np.random.default_rng([self.seed, index]))
+        boxes, _ = self.image_processor.find_cells(drawing)
+        square = self.image_processor.crop_boxes(boxes[:1])[0] if len(boxes) else None
+        return _outlier(self.image_processor, drawing, square)
+
+
+def draw_dead_leaves(rng: np.random.Generator) -> Image.Image:
+    """Draw discs and rectangles of any colour over one another; areas follow a power law, as things in pictures do."""
+    width, _ = _LEAVES_SIZE
+    drawing = Image.new("RGB", _LEAVES_SIZE, tuple(rng.integers(0, 256, 3).tolist()))
+    pen = ImageDraw.Draw(drawing)
+    least = rng.uniform(4, 16)
+    for _ in range(rng.integers(5, 120)):
+        x, y = rng.uniform((0, 0), _LEAVES_SIZE)
+        wide = min(least / max(1e-3, rng.random()) ** 0.5, 0.4 * width)
+        high = wide * rng.uniform(0.5, 1)
+        draw = pen.ellipse if rng.random() < 0.6 else pen.rectangle
+        draw((x - wide, y - high, x + wide, y + high), tuple(rng.integers(0, 256, 3).tolist()))
+    return drawing.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+
+
+def _outlier(processor: WBCImageProcessor, image: Image.Image, square: Tensor | None) -> dict:
+    """The row of a square (4,) of an image, as the network would be given a cell; one not found without a square."""
+    if square is None:
+        return {"pixel_values": torch.zeros(3, processor.size["height"], processor.size["width"]), "found": False}
+    form = {"input_data_format": ChannelDimension.FIRST, "return_tensors": "pt"}
+    form["do_correct_illumination"] = False  # which `crop` has done
+    crops = processor.crop(image, square[None])
+    return {"pixel_values": processor(crops, do_find_cell=False, **form)["pixel_values"][0], "found": True}
 
 
 def square_beside(crop_boxes: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray | None:

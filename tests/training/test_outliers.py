@@ -8,7 +8,7 @@ from PIL import Image
 
 from hub.data.synthetic import draw_field
 from hub.training.images import CellImages
-from hub.training.outliers import CropsBesideCells, Restained, restain, square_beside
+from hub.training.outliers import CropsBesideCells, DeadLeaves, Restained, draw_dead_leaves, restain, square_beside
 from hub.training.views import mix_stains
 from modeling_wbc import WBCImageProcessor
 from modeling_wbc.illumination_wbc import BACKGROUND
@@ -42,6 +42,19 @@ def test_what_lies_beside_cells_shows_none(images):
             assert stained(row["pixel_values"]) < 0.5 * stained(images[index]["pixel_values"])
     colours = {tuple(row["pixel_values"].mean((1, 2)).tolist()) for row in rows if row["found"]}
     assert len(colours) == sum(row["found"] for row in rows)
+
+
+def test_drawings_are_many_and_shown_as_the_network_would_be_given_their_foremost_cell(images):
+    processor = images.image_processor
+    drawings = DeadLeaves(processor, 12, seed=5)
+    rows = [drawings[index] for index in range(len(drawings))]
+    assert len(rows) == 12
+    assert sum(row["found"] for row in rows) >= 6
+    for index, row in enumerate(rows):
+        expected = processor(draw_dead_leaves(np.random.default_rng([5, index])), return_tensors="pt")["pixel_values"]
+        if row["found"]:
+            assert torch.equal(row["pixel_values"], expected[0])
+    assert len({tuple(row["pixel_values"].mean((1, 2)).tolist()) for row in rows if row["found"]}) >= 6
 
 
 def test_squares_are_within_the_image_and_clear_of_every_cell():
