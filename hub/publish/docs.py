@@ -152,9 +152,7 @@ def _checkpoint_table(results: Results, rows: Sequence[tuple[str, str, str]]) ->
     table = [head]
     splits = results.read("checkpoint")["splits"]
     for title, split, part in rows:
-        found = splits[split]["subsets"].get(part)
-        if found is None:  # a lab that these weights were not trained on
-            continue
+        found = splits[split]["subsets"][part]
         accuracy, macro_f1, calibration, kept = (
             format_percent(found, name) for name in ("accuracy", "macro_f1", "expected_calibration_error", "kept")
         )
@@ -170,14 +168,6 @@ def _ood_table(results: Results) -> str:
     return markdown_table(refused)
 
 
-def _ood_scores_table(results: Results) -> str:
-    auroc = results.read("ood")["auroc"]
-    rows = [["Area under the ROC curve (%)", *({"bccd": "BCCD", "pbc": "PBC"}[lab] for lab in auroc)]]
-    for score in next(iter(auroc.values())):
-        rows.append([score, *(f"{100 * scores[score]:.2f}" for scores in auroc.values())])
-    return markdown_table(rows)
-
-
 TABLES: dict[str, Callable[[Results], str]] = {
     "readme": lambda results: _checkpoint_table(results, _README_ROWS),
     "checkpoint": lambda results: _checkpoint_table(results, _CHECKPOINT_ROWS),
@@ -185,7 +175,6 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "labs": lambda results: markdown_table(labs_table(results.read("labs"))),
     "corruptions": lambda results: markdown_table(corruptions_table(results.find("labs/corruptions")[0]), 2),
     "ood": _ood_table,
-    "ood scores": _ood_scores_table,
 }
 
 
