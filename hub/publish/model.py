@@ -165,7 +165,7 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
     facts = CardFacts(
         results=test,
         label_names=test["label_names"],
-        dataset_name=" and ".join(trained_on),
+        dataset_name=" and ".join(filter(None, (", ".join(trained_on[:-1]), trained_on[-1]))),
         split="test",
         base_model=stages[0]["base_model"],
         command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),

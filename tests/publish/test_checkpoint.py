@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Re
 
 from hub.data.pbc import PBC_CLASSES
 from hub.study import ood
+from modeling_wbc.focus_wbc import measure_focus
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "hub" / "checkpoint"
@@ -66,12 +67,13 @@ def test_answers_test_simple_as_its_results_say(model, processor, results):
     files = sorted(Path(BCCD, "images", "TEST_SIMPLE").glob("*/*.jpeg"))
     assert len(files) == figures["num_images"] == 71
     confusion = torch.zeros(8, 8, dtype=int)
-    known = 0
+    config, known = model.config, 0
     for path in files:
         with Image.open(path) as image, torch.no_grad():
-            output = model(**processor(image.convert("RGB"), return_tensors="pt"))
-        confusion[model.config.label2id[path.parent.name.lower()], int(output.logits.argmax())] += 1
-        known += float(output.novelty) <= model.config.max_novelty
+            pixel_values = processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
+            output = model(pixel_values)
+        confusion[config.label2id[path.parent.name.lower()], int(output.logits.argmax())] += 1
+        known += float(output.novelty) <= config.max_novelty and float(measure_focus(pixel_values)) >= config.min_focus
     assert confusion.tolist() == figures["confusion_matrix"]
     assert known / 71 == pytest.approx(figures["kept"])
 
