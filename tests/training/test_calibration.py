@@ -221,18 +221,20 @@ def test_a_model_of_crops_refuses_what_lies_beside_cells(blood, tiny, tmp_path, 
     run = arguments(blood, tiny, tmp_path / "one", "--do_train", "--max_steps", "1", "--find_cell", "True")
     train.main([*run, "--dataloader_num_workers", "0"])
     model = WBCForImageClassification.from_pretrained(tmp_path / "one")
-    plain, restained, beside, held_out = (torch.from_numpy(part) for part in gathered)
+    plain, restained, beside, drawn, held_out = (torch.from_numpy(part) for part in gathered)
     assert len(plain) == len(restained) == 21
     assert len(beside) > 5
+    assert 10 < len(drawn) <= 21
 
     def parts(statistics):
         whitened = (statistics - model.novelty.mean) @ model.novelty.whitening.double().T
         return whitened.norm(dim=1), whitened @ model.novelty.direction.double() + model.novelty.offset
 
-    (_, cells), (_, others), (distance, log_odds) = map(parts, (plain, beside, held_out))
+    (_, cells), (_, others), (_, drawings), (distance, log_odds) = map(parts, (plain, beside, drawn, held_out))
     # They are counted from the highest of the few validation images of a lab.
     assert float(log_odds.max()) == pytest.approx(0, abs=1e-3)
     assert (others > 0).float().mean() > 0.8 > 0.2 > (cells > 0).float().mean()
+    assert (drawings > 0).float().mean() > 0.8
     assert model.config.max_novelty == pytest.approx(float(distance.max()), rel=1e-3)
 
 
