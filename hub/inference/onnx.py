@@ -146,7 +146,8 @@ def quantize(path: Path, output: Path, cells: Iterable[Tensor]) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
-        quant_pre_process(path, prepared)
+        # ONNX Runtime's symbolic inference cannot follow the stain normaliser; ONNX's own infers what is needed.
+        quant_pre_process(path, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             output,

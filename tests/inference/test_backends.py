@@ -24,7 +24,7 @@ TOLERANCES = {"onnx": 1e-4, "bfloat16": 0.03, "onnx-int8": 0.1}
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory):
-    """The folder of a small model with every head, whose novelty and norms are no identities, and its ONNX files."""
+    """The folder of a small model of all parts, whose novelty and norms are no identities, and its ONNX files."""
     folder = tmp_path_factory.mktemp("classifier")
     torch.manual_seed(0)
     config = WBCConfig(
@@ -34,12 +34,14 @@ def classifier(tmp_path_factory):
         image_size=32,
         stages={"neutrophil": ["band", "segmented"]},
         attributes={"granularity": ["yes", "no"]},
+        stain_size=16,
     )
     model = WBCForImageClassification(config)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    torch.nn.init.normal_(model.resnet.stain.mixture, std=0.01)
     torch.nn.init.normal_(model.novelty.whitening)
     torch.nn.init.normal_(model.center_loss.centers)
     model.image_processor = WBCImageProcessor(size=32)
