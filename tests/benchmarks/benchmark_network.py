@@ -22,7 +22,7 @@ import torchvision
 
 from hub.data.synthetic import draw_field
 from hub.inference.onnx import quantize, write_onnx
-from modeling_wbc import WBCForImageClassification
+from modeling_wbc import WBCForImageClassification, WBCImageProcessor
 from space.backends import use_backend
 
 CHECKPOINT = Path(__file__).parents[2] / "hub" / "checkpoint"
@@ -35,12 +35,11 @@ PEERS = {
 FIXED_SIZES = {"timm vit_base_patch16_siglip_224": 224}
 
 
-def ours(folder: Path, size: int) -> dict[str, Callable]:
+def ours(folder: Path, processor: WBCImageProcessor) -> dict[str, Callable]:
     """The classifier with each backend."""
-    processor = WBCForImageClassification.from_pretrained(CHECKPOINT).image_processor
     (float32,) = write_onnx(CHECKPOINT, folder)
     cells = [
-        processor(draw_field(kind, seed), size={"height": size, "width": size}, return_tensors="pt")["pixel_values"]
+        processor(draw_field(kind, seed), return_tensors="pt")["pixel_values"]
         for seed in range(8)
         for kind in ("neutrophil", "lymphocyte", "monocyte", "eosinophil")
     ]
@@ -49,8 +48,6 @@ def ours(folder: Path, size: int) -> dict[str, Callable]:
     networks = {}
     for backend in ("torch", "bfloat16", "onnx", "onnx-int8"):
         model = WBCForImageClassification.from_pretrained(CHECKPOINT).eval()
-        if backend.startswith("onnx") and model.config.image_size != size:
-            continue  # an ONNX model has one size
         use_backend(model, backend, files.get(backend))
         networks[f"ours, {backend}"] = partial(model, output_hidden_states=True)
     return networks
@@ -59,10 +56,11 @@ def ours(folder: Path, size: int) -> dict[str, Callable]:
 @torch.inference_mode()
 def measure(small: bool) -> list[dict]:
     """The rows of the table."""
-    size = WBCForImageClassification.from_pretrained(CHECKPOINT).config.image_size
+    processor = WBCImageProcessor.from_pretrained(CHECKPOINT)
+    size = processor.size["height"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        networks = {name: make().eval() for name, make in PEERS.items()} | ours(Path(folder), size)
+        networks = {name: make().eval() for name, make in PEERS.items()} | ours(Path(folder), processor)
         for batch in (1, 4) if small else (1, 32):
             times: dict[str, list[float]] = {name: [] for name in networks}
             for _ in range(3 if small else 12):
