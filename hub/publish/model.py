@@ -171,7 +171,7 @@ def write_results_card(folder: Path, results: dict, **options) -> Path:
         command="\n".join([*(stage["command"] for stage in stages), results["evaluation"]]),
         recipe=stages[-1]["recipe"],
         bccd=True,
-        several=True,
+        labs=len(trained_on),
         parts=parts,
         sections=sections,
         **options,

@@ -35,7 +35,7 @@ _VALIDATION_NOTE = (
 ONNX_NAME = "onnx/model.onnx"
 _PAPERS_TAGS = ("resnet", "ibn-net", "center-loss")
 # Fields of `CardFacts` that the template shows as they are.
-_SHOWN = ("label_names", "dataset_name", "split", "base_model", "synthetic", "bccd", "several", "baseline", "sections")
+_SHOWN = ("label_names", "dataset_name", "split", "base_model", "synthetic", "bccd", "labs", "baseline", "sections")
 _METRICS = (
     # key in the results, type on the Hub, name on the card's widget
     ("accuracy", "accuracy", "Accuracy"),
@@ -60,7 +60,7 @@ class CardFacts:
         recipe: Hyperparameters by name, in the order to be shown.
         synthetic: Whether the model was trained and measured on drawn cells; the card says so first of all.
         bccd: Whether the data are BCCD; the card then lists the limits of its test split.
-        several: Whether the data are BCCD and another lab's: the paper's figures do not compare with both together.
+        labs: Number of labs of the data: the paper's figures, of BCCD, do not compare with several together.
         baseline: The name of the network, if it is a baseline (`hub.study.baselines`) and not the paper's network.
         model_id: The id of the model on the Hub. Default: the name of the folder.
         dataset_id: The id of the dataset on the Hub. Default: `dataset_name`, if it is one.
@@ -82,7 +82,7 @@ class CardFacts:
     recipe: Mapping[str, object]
     synthetic: bool = False
     bccd: bool = False
-    several: bool = False
+    labs: int = 1
     baseline: str | None = None
     model_id: str | None = None
     dataset_id: str | None = None
@@ -119,7 +119,7 @@ def write_card(folder: str | Path, facts: CardFacts) -> Path:
         model_id=model_id,
         command=facts.command.strip(),
         recipe=[(_cell(name), _cell(value)) for name, value in facts.recipe.items()],
-        table=markdown_table_1(results, facts.label_names, paper=not facts.several),
+        table=markdown_table_1(results, facts.label_names, paper=facts.labs == 1),
         n_images=sum(map(sum, results["confusion_matrix"])),
         n_photographs=results.get("num_photographs"),
         intervals="intervals" in results,
