@@ -50,7 +50,7 @@ if [ ! -d data/lisc ]; then
 fi
 
 python -m hub teacher --dataset_name "$DATA" --weights "$LITE0" --steps "$TEACHER" --output "$OUTPUT/teacher"
-# The stain normaliser is fitted before the first training, and frozen.
+# The stain normaliser is fitted before the teacher, frozen, and taken over by the first training.
 guided=(--balance 0.5 --teacher "$OUTPUT/teacher")
 train student-64 "${guided[@]}" --model_name_or_path none --image_size 64 --stain_size 32 --max_steps "$STEPS_64" \
     --learning_rate 0.06 --warmup_steps 200

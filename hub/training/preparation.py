@@ -1,4 +1,4 @@
-"""What precedes a training on stored crops: the crops, the fit of the stain normaliser, the teacher's answers."""
+"""What precedes a training on stored crops: the crops, the teacher's answers, the fit of the stain normaliser."""
 
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ def views_of(images: CellImages | None, image_size: int) -> CellViews | None:
 
 
 def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> None:
-    """Store the crops, fit a new stain normaliser to them, and ask the teacher about them.
+    """Store the crops, ask the teacher about them, and fit a new stain normaliser to them or take the teacher's.
 
     Args:
         trainer: Holds the model and the training images; nothing is done unless these are `CropImages`.
@@ -60,11 +60,7 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
         return
     with trainer.args.main_process_first(desc="cutting out cells"):
         images.store(trainer.args.dataloader_num_workers)
-    normalizer = getattr(getattr(model, "resnet", None), "stain", None)
-    if normalizer is not None:
-        if fit_stain and not normalizer.mixture.any():
-            fit_stain_normalizer(normalizer, images, device=trainer.args.device)
-        normalizer.requires_grad_(False)
+    teacher = None
     if args.teacher is not None:
         with trainer.args.main_process_first(desc="asking the teacher"):
             if not Path(args.teacher, "config.json").is_file():
@@ -72,3 +68,11 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
             path = Path(args.teacher, TARGETS_NAME)
             teacher = Teacher.from_pretrained(args.teacher)
             trainer.targets = TeacherTargets(teacher_targets(teacher, images, path, device=trainer.args.device))
+    normalizer = getattr(getattr(model, "resnet", None), "stain", None)
+    if normalizer is not None:
+        if fit_stain and not normalizer.mixture.any():
+            if teacher is not None and teacher.config.stain_size == normalizer.size:
+                normalizer.load_state_dict(teacher.stain.state_dict())  # teacher and student see the same
+            else:
+                fit_stain_normalizer(normalizer, images, device=trainer.args.device)
+        normalizer.requires_grad_(False)

@@ -26,11 +26,13 @@ from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
 from hub.training.heads import choose_heads, head_names
 from hub.training.memory import keep_freed_memory
+from hub.training.stain import fit_stain_normalizer
 from hub.training.trainer import WBCTrainer, last_checkpoint
 from hub.training.views import CellViews, to_pixel_values
 from hub.training.weights import load_image_processor
 from modeling_wbc import WBCConfig
 from modeling_wbc.heads_wbc import HeadLosses, split_attributes
+from modeling_wbc.stain_wbc import StainNormalizer
 
 logger = logging.getLogger(__name__)
 
@@ -52,10 +54,10 @@ class TeacherOutput(ModelOutput):
 
 
 class Teacher(PreTrainedModel):
-    """A network of timm with the classifier and the heads of `WBCForImageClassification`.
+    """A network of timm with the stain normaliser, the classifier and the heads of `WBCForImageClassification`.
 
     Args:
-        config: Names types, stages and attributes.
+        config: Names types, stages and attributes, and gives the size of the normaliser, which 0 leaves out.
     """
 
     config_class = WBCConfig
@@ -65,6 +67,7 @@ class Teacher(PreTrainedModel):
         import timm  # which training without a teacher does not need
 
         super().__init__(config)
+        self.stain = StainNormalizer(config.stain_size) if config.stain_size else None
         self.backbone = timm.create_model(TEACHER_NETWORK, num_classes=0)
         width = self.backbone.num_features
         self.classifier = nn.Linear(width, config.num_labels)
@@ -85,6 +88,8 @@ class Teacher(PreTrainedModel):
         attribute_ids: Tensor | None = None,
     ) -> TeacherOutput:
         """Classify images; arguments and outputs are those of `WBCForImageClassification.forward`."""
+        if self.stain is not None:
+            pixel_values = self.stain(pixel_values)
         embeddings = self.backbone(pixel_values)
         logits = self.classifier(F.dropout(embeddings, 0.2, self.training))
         stage_logits = None if self.stage_head is None else self.stage_head(embeddings)
@@ -177,9 +182,14 @@ def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int
 
 
 def train_teacher(
-    dataset_name: str, weights: str | os.PathLike, output: str | os.PathLike, steps: int = 800, image_size: int = 112
+    dataset_name: str,
+    weights: str | os.PathLike,
+    output: str | os.PathLike,
+    steps: int = 800,
+    image_size: int = 112,
+    stain_size: int = 32,
 ) -> Teacher:
-    """Fine-tune a teacher on the training split of a data set, or resume; save it and print its validation accuracy.
+    """Fine-tune a teacher on the training split of a data set behind a stain normaliser, or resume; save it.
 
     AdamW, a learning rate of 0.001 that falls along a cosine, batches of 64, in float32: depthwise convolutions are
     slow in bfloat16 on CPUs.
@@ -190,6 +200,7 @@ def train_teacher(
         output: A folder; one that holds a finished teacher is read.
         steps: Number of batches.
         image_size: Height and width in pixels of its input.
+        stain_size: Height and width in pixels of the thumbnail of the normaliser, which is fitted first and frozen.
 
     Raises:
         UserError: The data set or the weights are wrong.
@@ -200,7 +211,7 @@ def train_teacher(
     dataset = load(dataset_name)
     names = dataset["train"].features["label"].names
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    config = WBCConfig(image_size=image_size, **labels)
+    config = WBCConfig(image_size=image_size, stain_size=stain_size, **labels)
     choose_heads(config, head_names(dataset, True), None, True)
     processor = load_image_processor(None, image_size, find_cell=True)
     train = CropImages(dataset["train"], image_processor=processor, config=config)
@@ -230,6 +241,10 @@ def train_teacher(
         views=CellViews(image_size),
     )
     last = last_checkpoint(args.output_dir)
+    normalizer = trainer.model.stain
+    if last is None:
+        fit_stain_normalizer(normalizer, train, device=args.device)
+    normalizer.requires_grad_(False)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.save_model()
     return trainer.model

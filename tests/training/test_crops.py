@@ -119,13 +119,14 @@ def small_teacher(monkeypatch, tmp_path):
     return tmp_path / "weights.safetensors"
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(crops_module, "STORED_SIZE", 48)
     monkeypatch.setattr(stain, "_BATCH_SIZE", 8)
-    monkeypatch.setattr("hub.training.preparation.fit_stain_normalizer", short_fit)
+    monkeypatch.setattr(teacher, "fit_stain_normalizer", short_fit)
     monkeypatch.setattr(crops_module.datasets_config, "HF_DATASETS_CACHE", tmp_path)
     folder = tmp_path / "teacher"
-    trained = teacher.train_teacher(data, small_teacher, folder, steps=2, image_size=32)
+    trained = teacher.train_teacher(data, small_teacher, folder, steps=2, image_size=32, stain_size=16)
     again = teacher.train_teacher(data, tmp_path / "missing", folder, steps=2)  # finished, so read
     assert torch.equal(trained.classifier.weight, again.classifier.weight)
 
@@ -136,7 +137,8 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     assert set(load_file(folder / "teacher_targets.safetensors")) == {"logits", "embeddings"}
     model = WBCForImageClassification.from_pretrained(whole)
     assert model.image_processor.do_correct_illumination
-    assert model.resnet.stain.mixture.any()
+    assert trained.stain.mixture.any()
+    assert torch.equal(model.resnet.stain.mixture, trained.stain.mixture)  # fitted once, for both
 
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoint-4")
