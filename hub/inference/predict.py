@@ -29,7 +29,7 @@ from hub.inference.inputs import (
 )
 from hub.inference.log import Answer, AnswerLog
 from hub.inference.pipeline import Numbered, analyze_inputs
-from hub.inference.threads import Share, share_cores
+from hub.inference.threads import Share, network_threads, share_cores
 from modeling_wbc import Cell, Field
 from space.backends import ONNX_FILES, find_onnx, use_backend
 
@@ -105,9 +105,9 @@ def predict(
     with AnswerLog(output, asked, (*_weights(model), *inputs.identity()), share.index == 0) as log:
         share.wait()  # for the folder
         workers, threads = share_cores(share, inputs.total, workers, classifier.device.type == "cpu")
-        torch.set_num_threads(threads)
-        _choose_backend(classifier, model, backend)
-        _answer_all(classifier, inputs, log, share, workers, batch_size, output if draw else None)
+        with network_threads(threads):
+            _choose_backend(classifier, model, backend)
+            _answer_all(classifier, inputs, log, share, workers, batch_size, output if draw else None)
         share.wait()  # for the answers of all processes
         if share.index:
             return None

@@ -1,6 +1,8 @@
 """Processes and threads of a run: which inputs are this process's, and how the cores of its machine are shared."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -75,3 +77,14 @@ def share_cores(share: Share, images: int | None, workers: int | None, on_cpu: b
     if given is not None and not (given == "1" and share.count > 1):
         return workers, torch.get_num_threads()
     return workers, max(1, cores - workers)
+
+
+@contextmanager
+def network_threads(count: int) -> Iterator[None]:
+    """Have torch compute with `count` threads, and with those of the caller afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

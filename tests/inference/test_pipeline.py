@@ -134,3 +134,22 @@ def test_the_cores_are_shared_and_what_the_user_sets_wins(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setattr("torch.get_num_threads", lambda: 3)
     assert share_cores(Share(), 100, 2, on_cpu=True) == (2, 3)
+
+
+def test_the_caller_keeps_its_threads(images, model, tmp_path, monkeypatch):
+    threads = []
+
+    def noted(*args, **kwargs):
+        threads.append(torch.get_num_threads())
+        return analyze_inputs(*args, **kwargs)
+
+    monkeypatch.setattr("hub.inference.predict.analyze_inputs", noted)
+    monkeypatch.setattr("hub.inference.predict.share_cores", lambda *_: (0, 1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predict([images], model, tmp_path / "out")
+        threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1, 2]

@@ -70,3 +70,13 @@ def blood(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blood") / "cells"
     save(datasets.DatasetDict(splits), folder)
     return str(folder)
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    """Have this process and those it starts compute on one thread; several may add in another order each time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)

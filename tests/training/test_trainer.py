@@ -36,6 +36,7 @@ def test_the_parts_of_the_loss_reach_tensorboard(trained):
     assert len(curves["loss"]) == 6  # two epochs of 24 images, 8 a step
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_killed_run_resumes_to_the_same_weights(data, tiny, tmp_path):
     schedule = ("--do_train", "--num_train_epochs", "3", "--save_strategy", "steps", "--save_steps", "1")
     train.main(arguments(data, tiny, tmp_path / "whole", *schedule))
