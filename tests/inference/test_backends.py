@@ -76,11 +76,18 @@ def test_a_backend_gives_the_outputs_of_pytorch(backend, classifier, crops):
 
 def test_int8_computes_in_int8(classifier):
     graph = onnx.load(classifier / "onnx" / "model_int8.onnx").graph
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    convolutions, kept = [], []  # those of the stain normaliser are kept as they are
+    for node in (node for node in graph.node if node.op_type == "Conv"):
+        (kept if any(".stain." in name for name in node.input) else convolutions).append(node)
     sources = {output: node.op_type for node in graph.node for output in node.output}
     assert len(convolutions) > 4
     assert all(sources[name] == "DequantizeLinear" for node in convolutions for name in node.input[:2])
-    assert {entry.data_type for entry in graph.initializer} >= {onnx.TensorProto.INT8}
+    assert len(kept) == 4
+    assert not [name for node in kept for name in node.input if sources.get(name) == "DequantizeLinear"]
+    weights = [onnx.numpy_helper.to_array(entry) for entry in graph.initializer]
+    int8 = [weight for weight in weights if weight.dtype == np.int8 and weight.ndim == 4]
+    assert len(int8) == len(convolutions)
+    assert max(np.abs(weight).max() for weight in int8) <= 64  # more overflows in the sums of older CPUs
 
 
 def test_the_table_of_a_backend_is_pytorchs(classifier, tmp_path):
