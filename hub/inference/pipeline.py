@@ -5,8 +5,10 @@ The functions are those of `model.analyze`, which does the same in one process.
 
 import logging
 import sys
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,8 +26,9 @@ from modeling_wbc.field_wbc import Crop, classify_cells, classify_crops, find_ce
 
 logger = logging.getLogger(__name__)
 
-# Images that wait for a worker process, or for the network, for each of the workers: what bounds the memory.
+# Images that wait for each of the worker processes, or lie ready there: what bounds the memory.
 _PREFETCH = 2
+_PATIENCE = 10.0  # seconds for the image that is read when the work is broken off
 
 Numbered = tuple[int, Input]
 
@@ -35,8 +38,9 @@ def analyze_inputs(
 ) -> Iterator[tuple[int, Input, Field | None, Image.Image | None]]:
     """Read images, find their cells and classify these.
 
-    At most `2 * workers` images are ahead of the network and one batch of crops waits for it: `inputs` is asked for
-    the next image only when there is room.
+    While the network computes a batch, worker processes go on until the next one is there. So at most one batch of
+    crops, or of images without cells, waits for the network beside that in which crops are gathered, and with them
+    `2 * workers` images: `inputs` is asked for the next image only when there is room.
 
     Args:
         model: A `WBCForImageClassification` in eval mode.
@@ -57,20 +61,24 @@ def analyze_inputs(
     classifier = _Classifier(model)
     waiting: deque[tuple[int, Input, Image.Image | None]] = deque()
 
-    def cells() -> Iterator[BatchFeature]:
-        for number, item, found, image in load_cells(reader, inputs, workers):
-            waiting.append((number, item, image))
-            yield _NO_CELLS if found is None else _as_tensors(found)
+    def cells() -> Generator[BatchFeature, None, None]:
+        with closing(load_cells(reader, inputs, workers, batch_size)) as loaded:
+            for number, item, found, image in loaded:
+                waiting.append((number, item, image))
+                yield _NO_CELLS if found is None else _as_tensors(found)
 
-    for field in classify_cells(cells(), model.config, classifier, batch_size):
-        number, item, image = waiting.popleft()
-        if (reason := classifier.failures.pop(id(field), None)) is not None:
-            item.status, item.reason = FAILED, reason
-        yield number, item, None if item.status else field, image
+    with closing(cells()) as found:
+        for field in classify_cells(found, model.config, classifier, batch_size):
+            number, item, image = waiting.popleft()
+            if (reason := classifier.failures.pop(id(field), None)) is not None:
+                item.status, item.reason = FAILED, reason
+            yield number, item, None if item.status else field, image
 
 
-def load_cells(reader: "CellReader", inputs: Iterable[Numbered], workers: int) -> Iterator[tuple]:
-    """Apply `reader` to inputs, in worker processes if there are any."""
+def load_cells(
+    reader: "CellReader", inputs: Iterable[Numbered], workers: int, batch_size: int
+) -> Generator[tuple, None, None]:
+    """Apply `reader` to inputs; if there are worker processes, ahead of the use by a batch of crops."""
     loader = DataLoader(
         reader,
         batch_size=None,
@@ -82,7 +90,71 @@ def load_cells(reader: "CellReader", inputs: Iterable[Numbered], workers: int) -
         collate_fn=_unchanged,
         worker_init_fn=_start_worker,
     )
-    yield from loader
+    if not workers:
+        yield from loader
+        return
+    # Workers start here: a process is not to be forked while a thread computes.
+    with closing(_Ahead(iter(loader), batch_size)) as ahead:
+        yield from ahead
+
+
+class _Ahead:
+    """Takes what `CellReader` found from an iterator in a thread, and waits when a batch of crops is there.
+
+    Args:
+        source: Yields the results of a `CellReader`.
+        batch_size: The number of crops, or of images without any, to hold.
+    """
+
+    def __init__(self, source: Iterator[tuple], batch_size: int):
+        self._source = source
+        self._batch_size = batch_size
+        self._held: deque[tuple[tuple, int]] = deque()
+        self._size = 0
+        self._error: BaseException | None = None
+        self._ended = self._closed = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
+
+    def _take(self) -> None:
+        try:
+            for result in self._source:
+                _, _, found, _ = result
+                size = max(1, len(found["scores"]) if found else 1)
+                with self._changed:
+                    self._held.append((result, size))
+                    self._size += size
+                    self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._size < self._batch_size or self._closed)
+                    if self._closed:
+                        return
+        except BaseException as error:  # whatever it is, it belongs to the thread that waits
+            self._error = error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[tuple]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._held or self._ended)
+                if not self._held:
+                    break
+                result, size = self._held.popleft()
+                self._size -= size
+                self._changed.notify_all()
+            yield result
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """End the thread, and with it the worker processes."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join(_PATIENCE)
 
 
 def _unchanged(result):

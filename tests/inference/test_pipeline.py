@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import datasets
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -61,7 +62,45 @@ def test_images_are_read_as_they_are_wanted_and_answered_in_order(workers, image
         assert item.source is None
         time.sleep(0.005)
     assert numbers == list(range(48))
-    assert max(ahead) <= 2 * workers + 4
+    assert max(ahead) <= (2 * workers + 2 * 4 if workers else 4)
+
+
+def test_workers_go_on_until_the_next_batch_is_there_while_the_network_computes(images, model, monkeypatch):
+    asked, ahead = [], []
+    classifier = WBCForImageClassification.from_pretrained(model).eval()
+
+    def inputs():
+        for number in range(60):
+            asked.append(number)
+            yield number, Input("00.png", images / "00.png")
+
+    def forward(*args, original=classifier.forward, **kwargs):
+        taken = 4 * (1 + len(ahead))  # with the batch of this call
+        deadline = time.monotonic() + 60
+        while len(asked) < min(60, taken + 4) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)  # in which more would be asked for than may wait
+        ahead.append(len(asked) - taken)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(classifier, "forward", forward)
+    assert len([*analyze_inputs(classifier, inputs(), 2, batch_size=4)]) == 60
+    assert len(ahead) == 15
+    assert min(ahead[:10]) >= 4
+    assert max(ahead) <= 4 + 2 * 2
+
+
+def test_breaking_off_ends_the_workers(images, model):
+    classifier = WBCForImageClassification.from_pretrained(model).eval()
+    inputs = ((number, Input("00.png", images / "00.png")) for number in range(10**6))
+    others = psutil.Process().children()
+    answers = analyze_inputs(classifier, inputs, 2, batch_size=4)
+    next(answers)
+    children = [child for child in psutil.Process().children() if child not in others]
+    assert len(children) == 2
+    answers.close()
+    psutil.wait_procs(children, timeout=30)
+    assert not [child for child in children if child.is_running()]
 
 
 def test_an_image_with_several_cells_is_one_field_whatever_the_batch(model, tmp_path):
