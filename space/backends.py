@@ -94,6 +94,8 @@ def _onnx_forward(path: str | os.PathLike) -> Callable[..., ModelOutput]:
         raise ValueError("this backend needs onnxruntime: pip install onnxruntime") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait for the next batch leave their cores to those that read images and find cells.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 

@@ -69,7 +69,10 @@ class Classifier:
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
         on_gpu = torch.cuda.is_available() and not ON_ZERO_GPU and backend not in ONNX_FILES
-        self.model.to("cuda" if on_gpu else "cpu")
+        # In this order of their weights, PyTorch's convolutions on CPUs need not reorder them in each call.
+        self.model.to(
+            "cuda" if on_gpu else "cpu", memory_format=torch.preserve_format if on_gpu else torch.channels_last
+        )
         use_backend(self.model, backend)
         self._loaded_model = self.model
         self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)
