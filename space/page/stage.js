@@ -48,7 +48,23 @@ function moveLayer() {
   $(".stage").classList.toggle("zoomed", zoomed);
   $(".stage").classList.toggle("pixels", camera.scale > 4);
   $(".zoom-level").textContent = `${Math.round((100 * camera.scale) / camera.fit)} %`;
+  placeNames();
   drawScaleBar();
+}
+
+// Keep the names of near cells apart: each above its box, or else below it, or else hidden until the box is pointed at.
+function placeNames() {
+  const boxes = [...$(".layer").querySelectorAll(".box[data-cell]")].sort((one, other) => other.classList.contains("chosen") - one.classList.contains("chosen"));
+  const sizes = boxes.map((box) => [box.firstChild.offsetWidth, box.firstChild.offsetHeight]), taken = [];
+  boxes.forEach((box, index) => {
+    const [left, top, , bottom] = state.cells[box.dataset.cell].box.map((side) => side * camera.scale), [width, height] = sizes[index];
+    const isFree = (y) => taken.every((other) => left + width <= other.left || other.right <= left || y + height <= other.top || other.bottom <= y);
+    const y = [top - height, bottom].find((y) => camera.y + y >= 0 && isFree(y));
+    box.classList.toggle("low", y === bottom);
+    box.classList.toggle("unnamed", y === undefined);
+    // With the borders of the boxes, on which the names stand.
+    if (y !== undefined) taken.push({ left: left - 4, right: left + width + 4, top: y - 4, bottom: y + height + 4 });
+  });
 }
 
 // Show a cell with some of its surroundings.

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+from hub.data.synthetic import draw_field
 from space.texts import CELL_TYPES, PAGE_TEXTS
 from tests.space.browsing import (
     DESK,
@@ -115,6 +116,47 @@ def test_zooms_by_wheel_keys_and_buttons_and_pans(visit, known):
     micrometres = int(page.locator(".scale-bar").inner_text().split()[0])
     drawn = page.locator(".scale-bar").bounding_box()["width"]
     assert drawn == pytest.approx(micrometres / 0.1 * picture.bounding_box()["width"] / known[1]["width"], abs=1)
+
+
+def test_names_of_near_cells_do_not_cover_each_other(visit, tmp_path):
+    near = Image.new("RGB", (960, 240))
+    for place in range(12):
+        near.paste(draw_field("lymphocyte", place, (160, 120)), (place % 6 * 160, place // 6 * 120))
+    near.save(tmp_path / "near.png")
+    page = visit(viewport=PHONE)
+    drop(page, tmp_path / "near.png")
+    boxes = page.locator(".stage .box")
+    assert boxes.count() > 8
+    for scale in ("100 %", "140 %"):
+        expect(page.locator(".zoom-level")).to_have_text(scale)
+        names = boxes.locator("b").evaluate_all(
+            """names => names.filter((name) => getComputedStyle(name).visibility === "visible").map((name) => {
+                const { left, top, right, bottom } = name.getBoundingClientRect();
+                return [left, top, right, bottom];
+            })"""
+        )
+        assert 3 <= len(names) < boxes.count()  # there is no room for all
+        for index, (left, top, right, bottom) in enumerate(names):
+            for other in names[:index]:
+                assert right <= other[0] + 1 or other[2] <= left + 1 or bottom <= other[1] + 1 or other[3] <= top + 1
+        page.get_by_role("button", name="Zoom in").click()
+    page.get_by_role("button", name="Fit").click()
+    shot(page, "near-cells")
+    page.locator(".stage .box.unnamed:not(.chosen)").first.hover()
+    expect(page.locator(".stage .box.unnamed:hover b")).to_be_visible()
+
+
+@pytest.mark.parametrize("viewport", [LANDSCAPE, PHONE], ids=["landscape", "phone"])
+def test_the_count_is_not_cut_beside_a_cell_with_attributes(visit, viewport):
+    page = visit(viewport=viewport)
+    drop(page, *EXAMPLES)
+    page.locator(".tile").first.click()
+    expect(page.locator(".cell .facts").first).to_be_visible()
+    expect(page.locator(".count .mark").first).to_be_visible()
+    table = page.locator(".count .scroll")
+    assert table.evaluate("table => table.scrollWidth - table.clientWidth") <= 0
+    table.scroll_into_view_if_needed()
+    shot(page, f"count-{viewport['width']}")
 
 
 def test_takes_a_pasted_image(visit, folder):
