@@ -1,5 +1,6 @@
 """Small models, random weights and inputs that several modules of tests need."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -46,3 +47,14 @@ def assert_same_features(model, expected, size=64):
         features = model(images(2, size)).pooler_output.flatten(1)
     assert expected.std() > 1e-2
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
+
+
+def assert_same_cells(found, expected):
+    """The cells of two fields are the same; weights in another place in memory may round the last digit otherwise."""
+    assert len(found.cells) == len(expected.cells) > 0
+    for cell, other in zip(found.cells, expected.cells, strict=True):
+        for name in ("box", "crop_box", "score", "label", "known", "remark", "stage", "attributes"):
+            assert getattr(cell, name) == getattr(other, name), name
+        assert cell.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        for name in ("distance", "novelty", "focus"):
+            assert getattr(cell, name) == pytest.approx(getattr(other, name), rel=1e-4, abs=1e-5), name
