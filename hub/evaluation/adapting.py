@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hub.data.columns import origins
-from hub.evaluation.format import format_interval, text_table
+from hub.evaluation.format import adaptation_table, text_table
 from hub.evaluation.grouping import cluster_ids, sum_by
 from hub.evaluation.labs import image_source, known_types
 from hub.files import UserError, write_json
@@ -92,24 +92,8 @@ def check_adaptable(model) -> None:
 
 def describe_adaptation(results: Mapping) -> str:
     """The result of `measure_adaptation` as a table in text, shares in percent."""
-    numbers = [*next(iter(results.values()))["labels"]]
-    head = ["Lab", "Adapted to", "Shift", "Norms", "If kept", "If moved"]
-    rows = [[*head, *(f"{number} labels" for number in numbers), "Known before", "Known after"]]
-    for lab, found in results.items():
-        shares = [found["norms"]["kept"], found["norms"]["moved"]]
-        of_labels = [[found["labels"][number][name] for name in ("mean", "low", "high")] for number in numbers]
-        rows.append(
-            [
-                lab,
-                str(found["adapted_to"]),
-                f"{found['shift']:.3f}",
-                "moved" if found["norms_moved"] else "kept",
-                *(f"{100 * share:.1f}" for share in shares),
-                *map(format_interval, of_labels),
-                *(f"{100 * found['known'][when]:.1f}" for when in ("before", "after")),
-            ]
-        )
-    return "Balanced accuracy (%) after adapting to one half of a lab's images, on the other\n" + text_table(rows)
+    title = "Balanced accuracy (%) after adapting to one half of a lab's images, on the other"
+    return f"{title}\n{text_table(adaptation_table(results))}"
 
 
 def split_in_halves(class_ids: np.ndarray, groups: np.ndarray) -> np.ndarray:

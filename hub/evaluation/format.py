@@ -1,6 +1,7 @@
 """Figures as text: shares in percent with intervals, tables in plain text and Markdown."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from hub.evaluation.inputs import FIGURES, class_keys
 
@@ -164,6 +165,56 @@ def corruptions_table(corruptions: Mapping[str, Mapping]) -> list[list[str]]:
             of_severities = [cell(figures, "accuracy", "known", "changed") for figures in severities]
             rows.append([lab, name, clean, *of_severities])
     rows[0] += ["1: accuracy / known / changed (%)", *map(str, range(2, len(rows[-1]) - 2))]
+    return rows
+
+
+def robustness_table(corruptions: Mapping[str, Mapping]) -> list[list[str]]:
+    """What corruptions cost, averaged over the labs, as the rows of a table, the first one the head.
+
+    Args:
+        corruptions: As for `corruptions_table`. A cell holds the change of accuracy in points, and the shares of known
+            images and of answers that changed in percent.
+    """
+    labs = [*corruptions.values()]
+    rows: list[list[str]] = []
+    for name, severities in labs[0]["corrupted"].items():
+        cells = []
+        for level in range(len(severities)):
+            found = [lab["corrupted"][name][level] for lab in labs]
+            fall = fmean(
+                figures["accuracy"] - lab["clean"]["accuracy"] for figures, lab in zip(found, labs, strict=True)
+            )
+            known, changed = (fmean(figures[key] for figures in found) for key in ("known", "changed"))
+            cells.append(f"{100 * fall:+.1f} / {100 * known:.1f} / {100 * changed:.1f}")
+        rows.append([name, *cells])
+    first = "1: accuracy / known / changed"
+    return [["Corruption", first, *map(str, range(2, len(rows[0])))], *rows]
+
+
+def adaptation_table(adapted: Mapping[str, Mapping]) -> list[list[str]]:
+    """The figures of `hub.evaluation.adapting.measure_adaptation` as the rows of a table, the first one the head.
+
+    Args:
+        adapted: The figures of each lab by its name. Balanced accuracies are in percent, of labelled cells with the
+            least and the greatest of the draws.
+    """
+    numbers = [*next(iter(adapted.values()))["labels"]]
+    head = ["Lab", "Adapted to", "Shift", "Norms", "If kept", "If moved"]
+    rows = [[*head, *(f"{number} labels" for number in numbers), "Known before", "Known after"]]
+    for lab, found in adapted.items():
+        shares = [found["norms"]["kept"], found["norms"]["moved"]]
+        of_labels = [[found["labels"][number][name] for name in ("mean", "low", "high")] for number in numbers]
+        rows.append(
+            [
+                lab,
+                str(found["adapted_to"]),
+                f"{found['shift']:.3f}",
+                "moved" if found["norms_moved"] else "kept",
+                *(f"{100 * share:.1f}" for share in shares),
+                *map(format_interval, of_labels),
+                *(f"{100 * found['known'][when]:.1f}" for when in ("before", "after")),
+            ]
+        )
     return rows
 
 

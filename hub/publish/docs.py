@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from hub.evaluation.format import (
-    corruptions_table,
+    adaptation_table,
     format_difference,
     format_interval,
     format_percent,
     labs_table,
     markdown_table,
     ood_tables,
+    robustness_table,
 )
 from hub.evaluation.heads import heads_rows
 from hub.files import UserError
@@ -63,15 +64,12 @@ class Results:
         self.root = root
         self.read = functools.cache(self._read)
 
-    def _read(self, name: str) -> dict:
-        folder = CHECKPOINT if name == "checkpoint" else Path("results", name)
-        path = self.root / folder / "results.json"
+    def _read(self, name: str, file: str = "results") -> dict:
+        path = Path(CHECKPOINT if name == "checkpoint" else Path("results", name), f"{file}.json")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads((self.root / path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(
-                f"there is no {folder / 'results.json'}: mend the address that begins with {name}"
-            ) from None
+            raise UserError(f"there is no {path}: mend the address that begins with {name}") from None
 
     def find(self, address: str) -> tuple[Any, dict | list, str]:
         """Find a value by its address.
@@ -173,7 +171,8 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "checkpoint": lambda results: _checkpoint_table(results, _CHECKPOINT_ROWS),
     "heads": lambda results: markdown_table(heads_rows(results.read("checkpoint")["splits"]["test"])),
     "labs": lambda results: markdown_table(labs_table(results.read("labs"))),
-    "corruptions": lambda results: markdown_table(corruptions_table(results.find("labs/corruptions")[0]), 2),
+    "corruptions": lambda results: markdown_table(robustness_table(results.find("labs/corruptions")[0])),
+    "adaptation": lambda results: markdown_table(adaptation_table(results.read("labs", "adaptation"))),
     "ood": _ood_table,
 }
 

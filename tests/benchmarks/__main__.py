@@ -5,11 +5,12 @@ docs/performance.md are rendered from there. `--small` measures little, to see t
 """
 
 import argparse
-import importlib
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 from hub.publish.docs import update
 from hub.study.docs_tables import BENCHMARKS, tables
-from tests.benchmarks.tables import print_rows, write
+from tests.benchmarks.tables import measure, print_rows, write
 
 
 def main() -> None:
@@ -22,7 +23,9 @@ def main() -> None:
     for name in args.names or BENCHMARKS:
         title = BENCHMARKS[name]
         print(f"\n{title}", flush=True)
-        rows = importlib.import_module(f"tests.benchmarks.benchmark_{name}").measure(args.small)
+        # A process of its own: one benchmark's threads and memory are not the next one's.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            rows = pool.submit(measure, name, args.small).result()
         print_rows(rows)
         if not args.small:
             write(name, title, f"python -m tests.benchmarks {name}", rows)

@@ -22,8 +22,10 @@ import torchvision
 
 from hub.data.synthetic import draw_field
 from hub.inference.onnx import quantize, write_onnx
-from modeling_wbc import WBCForImageClassification, WBCImageProcessor
+from hub.inference.predict import load_classifier
+from modeling_wbc import WBCImageProcessor
 from space.backends import use_backend
+from tests.benchmarks.tables import multiplies_bf16
 
 CHECKPOINT = Path(__file__).parents[2] / "hub" / "checkpoint"
 PEERS = {
@@ -46,8 +48,9 @@ def ours(folder: Path, processor: WBCImageProcessor) -> dict[str, Callable]:
     quantize(float32, folder / "int8.onnx", cells)
     files = {"onnx": float32, "onnx-int8": folder / "int8.onnx"}
     networks = {}
-    for backend in ("torch", "bfloat16", "onnx", "onnx-int8"):
-        model = WBCForImageClassification.from_pretrained(CHECKPOINT).eval()
+    bfloat16 = ["bfloat16"] if multiplies_bf16(torch.device("cpu")) else []
+    for backend in ("torch", *bfloat16, "onnx", "onnx-int8"):
+        model = load_classifier(CHECKPOINT, torch.device("cpu"))
         use_backend(model, backend, files.get(backend))
         networks[f"ours, {backend}"] = partial(model, output_hidden_states=True)
     return networks

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from modeling_wbc import InstanceBatchNorm2d, WBCConfig, WBCForImageClassification
+from tests.benchmarks.tables import multiplies_bf16
 
 
 class SplitNorm(nn.Module):
@@ -124,7 +125,7 @@ def measure(small: bool) -> list[dict]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = []
     for size, batch in ((64, 2),) if small else ((128, 32), (128, 64), (224, 32), (224, 64)):
-        for bf16 in (True, False):
+        for bf16 in (True, False) if multiplies_bf16(device) else (False,):
             measured = step_times(device, size, batch, 1 if small else 6, bf16, channels_last=True)
             plain, _ = measured["torchvision ResNet-34"]
             rows += [

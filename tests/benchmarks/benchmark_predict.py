@@ -40,7 +40,7 @@ def measure(small: bool) -> list[dict]:
 
         begun = time.perf_counter()
         reader = CellReader(classifier.image_processor_or_default().to_dict(), keep_images=False)
-        cells = sum(len(found["scores"]) for _, _, found, _ in load_cells(reader, enumerate(files), workers))
+        cells = sum(len(found["scores"]) for _, _, found, _ in load_cells(reader, enumerate(files), workers, BATCH))
         reading = count / (time.perf_counter() - begun)
 
         size = classifier.config.image_size

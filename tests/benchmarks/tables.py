@@ -1,5 +1,6 @@
 """Tables of benchmarks: printed, and written with the machine that they were measured on."""
 
+import importlib
 import os
 import platform
 from collections.abc import Sequence
@@ -26,6 +27,16 @@ def machine() -> str:
     parts = [model or platform.processor() or platform.machine(), f"{cores} cores", f"{memory:.0f} GiB"]
     parts += [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     return ", ".join(parts)
+
+
+def measure(name: str, small: bool) -> list[dict]:
+    """The rows of the table of a benchmark, measured in this process."""
+    return importlib.import_module(f"tests.benchmarks.benchmark_{name}").measure(small)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; CPUs without them imitate it at a fraction of the speed."""
+    return device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def print_rows(rows: Sequence[dict]) -> None:

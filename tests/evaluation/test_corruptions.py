@@ -9,7 +9,7 @@ from PIL import Image
 from hub.data.synthetic import draw_field
 from hub.evaluation import corruptions as module
 from hub.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt, measure_corruptions
-from hub.evaluation.format import corruptions_table
+from hub.evaluation.format import corruptions_table, robustness_table
 from modeling_wbc import Cell, Field
 
 
@@ -109,3 +109,14 @@ def test_the_table_has_a_row_for_each_corruption():
     assert {len(row) for row in rows} == {7}
     assert rows[1] == ["here", "light", "75.0 / 50.0", *["75.0 / 50.0 / 12.5"] * 4]
     assert [row[1] for row in rows[1:]] == ["light", "blur"]
+
+
+def test_the_summary_averages_over_labs_of_any_size():
+    clean, dark = {"accuracy": 0.9, "known": 1.0}, {"accuracy": 0.7, "known": 0.5, "changed": 0.25}
+    labs = {
+        "large": {"images": 300, "clean": clean, "corrupted": {"light": [dark] * 4}},
+        "small": {"images": 3, "clean": dark, "corrupted": {"light": [dark | {"known": 1.0}] * 4}},
+    }
+    head, row = robustness_table(labs)
+    assert len(head) == len(row) == 5
+    assert row == ["light", *["-10.0 / 75.0 / 25.0"] * 4]
