@@ -200,7 +200,8 @@ def adaptation_table(adapted: Mapping[str, Mapping]) -> list[list[str]]:
     """
     numbers = [*next(iter(adapted.values()))["labels"]]
     head = ["Lab", "Adapted to", "Shift", "Norms", "If kept", "If moved"]
-    rows = [[*head, *(f"{number} labels" for number in numbers), "Known before", "Known after"]]
+    labels = [f"{number} label{'s' * (int(number) != 1)}" for number in numbers]
+    rows = [[*head, *labels, "Known before", "Known after"]]
     for lab, found in adapted.items():
         shares = [found["norms"]["kept"], found["norms"]["moved"]]
         of_labels = [[found["labels"][number][name] for name in ("mean", "low", "high")] for number in numbers]
