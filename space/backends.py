@@ -6,12 +6,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import ModelOutput, cached_file
 
 # The file of each backend of ONNX Runtime, in the folder or the repository of the weights.
 ONNX_FILES = {"onnx": "onnx/model.onnx", "onnx-int8": "onnx/model_int8.onnx"}
 BACKENDS = ("torch", "bfloat16", *ONNX_FILES)
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """Move a model to a device; on a CPU, its weights get the order that convolutions would else bring about anew."""
+    return model.to(device, memory_format=torch.channels_last if device.type == "cpu" else torch.preserve_format)
 
 
 def use_backend(model, backend: str, path: str | os.PathLike | None = None) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file
 
-from space.backends import ONNX_FILES, use_backend
+from space.backends import ONNX_FILES, place, use_backend
 from space.jobs import CancelledError, Turns, check_cancelled
 from space.texts import Text, text, type_name
 from space.zero_gpu import ON_ZERO_GPU, analyze_on_gpu
@@ -69,10 +69,7 @@ class Classifier:
         if not hasattr(self.model, "analyze"):
             raise ValueError(f"it is a {type(self.model).__name__}, which detects no cells in images")
         on_gpu = torch.cuda.is_available() and not ON_ZERO_GPU and backend not in ONNX_FILES
-        # In this order of their weights, PyTorch's convolutions on CPUs need not reorder them in each call.
-        self.model.to(
-            "cuda" if on_gpu else "cpu", memory_format=torch.preserve_format if on_gpu else torch.channels_last
-        )
+        place(self.model, torch.device("cuda" if on_gpu else "cpu"))
         use_backend(self.model, backend)
         self._loaded_model = self.model
         self.image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=True)

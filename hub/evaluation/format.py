@@ -176,16 +176,14 @@ def robustness_table(corruptions: Mapping[str, Mapping]) -> list[list[str]]:
             images and of answers that changed in percent.
     """
     labs = [*corruptions.values()]
+    clean = fmean(lab["clean"]["accuracy"] for lab in labs)
     rows: list[list[str]] = []
     for name, severities in labs[0]["corrupted"].items():
         cells = []
         for level in range(len(severities)):
             found = [lab["corrupted"][name][level] for lab in labs]
-            fall = fmean(
-                figures["accuracy"] - lab["clean"]["accuracy"] for figures, lab in zip(found, labs, strict=True)
-            )
-            known, changed = (fmean(figures[key] for figures in found) for key in ("known", "changed"))
-            cells.append(f"{100 * fall:+.1f} / {100 * known:.1f} / {100 * changed:.1f}")
+            accuracy, known, changed = (fmean(each[key] for each in found) for key in ("accuracy", "known", "changed"))
+            cells.append(f"{100 * (accuracy - clean):+.1f} / {100 * known:.1f} / {100 * changed:.1f}")
         rows.append([name, *cells])
     first = "1: accuracy / known / changed"
     return [["Corruption", first, *map(str, range(2, len(rows[0])))], *rows]

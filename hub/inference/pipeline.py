@@ -121,7 +121,7 @@ class _Ahead:
         try:
             for result in self._source:
                 _, _, found, _ = result
-                size = max(1, len(found["scores"]) if found else 1)
+                size = max(1, len(found["scores"])) if found else 1
                 with self._changed:
                     self._held.append((result, size))
                     self._size += size

@@ -31,7 +31,7 @@ from hub.inference.log import Answer, AnswerLog
 from hub.inference.pipeline import Numbered, analyze_inputs
 from hub.inference.threads import Share, network_threads, share_cores
 from modeling_wbc import Cell, Field
-from space.backends import ONNX_FILES, find_onnx, use_backend
+from space.backends import ONNX_FILES, find_onnx, place, use_backend
 
 logger = logging.getLogger(__name__)
 
@@ -258,10 +258,7 @@ def load_classifier(source: str | os.PathLike, device: torch.device | None = Non
         raise OSError(f"could not load the classifier {source}: {reason}") from error
     if not hasattr(model, "analyze"):
         raise OSError(f"{source} is a {type(model).__name__}, which finds no cells; name a WBCForImageClassification")
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # In this order of their weights, PyTorch's convolutions on CPUs need not reorder them in each call.
-    order = torch.channels_last if device.type == "cpu" else torch.preserve_format
-    return model.eval().to(device, memory_format=order)
+    return place(model.eval(), device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def _draw(field: Field, image: Image.Image, item: Input, path: Path) -> None:

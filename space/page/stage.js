@@ -54,6 +54,7 @@ function moveLayer() {
 
 // Keep the names of near cells apart: each above its box, or else below it, or else hidden until the box is pointed at.
 function placeNames() {
+  if ($(".layer").classList.contains("dense")) return; // one name at a time is shown
   const boxes = [...$(".layer").querySelectorAll(".box[data-cell]")].sort((one, other) => other.classList.contains("chosen") - one.classList.contains("chosen"));
   const sizes = boxes.map((box) => [box.firstChild.offsetWidth, box.firstChild.offsetHeight]), taken = [];
   boxes.forEach((box, index) => {

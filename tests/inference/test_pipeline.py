@@ -19,7 +19,7 @@ from hub.inference.inputs import Input
 from hub.inference.pipeline import analyze_inputs
 from hub.inference.predict import predict
 from hub.inference.rows import Rows
-from hub.inference.threads import Share, share_cores
+from hub.inference.threads import Share, network_threads, share_cores
 from modeling_wbc import WBCForImageClassification
 from tests.inference.tables import assert_same_answers, table
 
@@ -184,11 +184,7 @@ def test_the_caller_keeps_its_threads(images, model, tmp_path, monkeypatch):
 
     monkeypatch.setattr("hub.inference.predict.analyze_inputs", noted)
     monkeypatch.setattr("hub.inference.predict.share_cores", lambda *_: (0, 1))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with network_threads(2):
         predict([images], model, tmp_path / "out")
         threads.append(torch.get_num_threads())
-    finally:
-        torch.set_num_threads(before)
     assert threads == [1, 2]

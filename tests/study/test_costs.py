@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hub.data.bccd import BCCD_CLASSES
+from hub.inference.threads import network_threads
 from hub.study import costs
 from hub.study.baselines import load_baseline
 from hub.study.costs import count_gmacs, machine, measure_costs
@@ -31,7 +32,7 @@ def test_every_network_is_timed_with_the_threads_of_the_caller(monkeypatch):
     monkeypatch.setattr(costs, "SECONDS_OF_TRAINING", 0.01)
     tiny = functools.partial(WBCConfig, embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
     monkeypatch.setattr(costs, "WBCConfig", tiny)
-    threads, before = [], torch.get_num_threads()
+    threads = []
     forward = WBCForImageClassification.forward
 
     def noted(self, *args, **kwargs):
@@ -39,12 +40,9 @@ def test_every_network_is_timed_with_the_threads_of_the_caller(monkeypatch):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(WBCForImageClassification, "forward", noted)
-    torch.set_num_threads(2)
-    try:
+    with network_threads(2):
         measured = measure_costs(["ibn"], image_size=64)
         assert measured == {"networks": measured["networks"], **machine()}
-    finally:
-        torch.set_num_threads(before)
     assert set(threads) == {2}
     assert [*measured["networks"]] == ["ibn"]
     cost = measured["networks"]["ibn"]

@@ -9,6 +9,7 @@ from hub.data.bccd import BCCD_CLASSES
 from hub.data.columns import PHOTOGRAPH_COLUMNS, features
 from hub.data.load import save
 from hub.data.synthetic import draw_field, drawn_cells
+from hub.inference.threads import network_threads
 from modeling_wbc import WBCConfig, WBCForImageClassification
 
 
@@ -75,8 +76,6 @@ def blood(tmp_path_factory):
 @pytest.fixture
 def one_thread(monkeypatch):
     """Have this process and those it starts compute on one thread; several may add in another order each time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield
-    torch.set_num_threads(before)
+    with network_threads(1):
+        yield
