@@ -87,6 +87,12 @@ def add_model(commands) -> None:
     export = add_command(actions, "export", help, _run_export)
     export.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
     add_folder(export, "--output", "folder to write, over what is there", required=True)
+    help = "average the weights of a classifier and of one that was trained on from it"
+    average = add_command(actions, "average", help, _run_average)
+    average.add_argument("first", metavar="ID", help="the classifier before, by folder or id on the Hub")
+    average.add_argument("second", metavar="ID", help="the classifier after, likewise")
+    average.add_argument("--share", type=float, default=0.5, help="of the second, in [0, 1] (default: 0.5)")
+    add_folder(average, "--output", "folder to write, over what is there", required=True)
     help = "write a classifier as ONNX, for --backend onnx and WBC_BACKEND"
     onnx = add_command(actions, "onnx", help, _run_onnx)
     onnx.add_argument("source", metavar="ID", help="a classifier, by folder or id on the Hub")
@@ -98,7 +104,8 @@ def add_model(commands) -> None:
     report.add_argument("folder", type=Path, metavar="FOLDER", help="the exported classifier")
     add_folder(report, "--evaluation", "output folder of train.py --do_eval", required=True)
     add_folder(report, "--ood", "output folder of python -m hub ood", required=True)
-    add_folder(report, "--training", "output folders of train.py, in order", nargs="+", required=True)
+    add_folder(report, "--training", "output folders of the trainings, in order", nargs="+", required=True)
+    add_folder(report, "--exported", "output folder of the evaluation before the export (default: the last training)")
     add_folder(report, "--labs", "output folder of python -m hub labs")
 
     def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,6 +131,12 @@ def _run_compare_models(args: argparse.Namespace) -> None:
     print(describe(compare_models(*args.versions)))
 
 
+def _run_average(args: argparse.Namespace) -> None:
+    from hub.publish.average import average
+
+    average(args.first, args.second, args.share, args.output)
+
+
 def _run_export(args: argparse.Namespace) -> None:
     from hub.publish.model import export
 
@@ -139,7 +152,7 @@ def _run_onnx(args: argparse.Namespace) -> None:
 def _run_report(args: argparse.Namespace) -> None:
     from hub.publish.model import report
 
-    report(args.folder, args.evaluation, args.ood, args.training, args.labs)
+    report(args.folder, args.evaluation, args.ood, args.training, args.labs, args.exported)
 
 
 def add_space(commands) -> None:

@@ -65,15 +65,24 @@ def export(source: str | os.PathLike, folder: Path) -> Path:
     return folder
 
 
-def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path], labs: Path | None = None) -> dict:
+def report(
+    folder: Path,
+    evaluation: Path,
+    ood: Path,
+    training: Sequence[Path],
+    labs: Path | None = None,
+    exported: Path | None = None,
+) -> dict:
     """Write `results.json`, predictions, plots and card beside an exported classifier.
 
     Args:
         folder: The folder of the exported classifier.
         evaluation: The output folder of `train.py --do_eval`, with results and predictions.
         ood: The output folder of `python -m hub ood`.
-        training: The output folders of `train.py`, in order; the weights of the last one were exported.
+        training: The output folders of `train.py` and of `python -m hub model average`, in order.
         labs: The output folder of `python -m hub labs`, whose table the card shows.
+        exported: The output folder of `train.py --do_eval` with the weights that were exported, before the rounding to
+            float16. Default: the last of `training`.
 
     Returns:
         The content of `results.json`.
@@ -87,7 +96,7 @@ def report(folder: Path, evaluation: Path, ood: Path, training: Sequence[Path], 
         }
         for path in sorted(evaluation.glob("*_results.json"))
     }
-    predictions, before = (_read_predictions(run) for run in (evaluation, training[-1]))
+    predictions, before = (_read_predictions(run) for run in (evaluation, exported or training[-1]))
     moved = sum(answer != same for answer, same in zip(predictions["prediction"], before["prediction"], strict=True))
     stages = [_read_json(stage / "train_results.json") for stage in training]
     config = WBCConfig.from_pretrained(folder)

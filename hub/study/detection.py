@@ -38,7 +38,8 @@ def measure(bccd: Path, output: Path, pbc: Path | None = None, model: str | os.P
         bccd: Holds `Original_Images`, `Annotations` and `labels.csv`.
         output: A folder to write; new or empty.
         pbc: Holds a folder of single cells for each class of PBC.
-        model: A classifier, by folder or id on the Hub.
+        model: A classifier, by folder or id on the Hub, whose image processor finds the cells; without it, images are
+            taken as they are.
 
     Returns:
         The content of `results.json`. `all` and `test` are the figures of `recall_and_precision` on all annotated
@@ -54,6 +55,8 @@ def measure(bccd: Path, output: Path, pbc: Path | None = None, model: str | os.P
         raise UserError(f"{pbc} holds no folder named as one of PBC's classes: {', '.join(PBC_CLASSES)}")
     classifier = load_classifier(model) if model is not None else None
     processor = WBCImageProcessor()
+    if classifier is not None:
+        processor = WBCImageProcessor.from_pretrained(classifier.name_or_path, do_find_cell=True)
     photographs = bccd / "Original_Images"
 
     def find(image: Image.Image) -> Tensor:
@@ -82,7 +85,7 @@ def measure(bccd: Path, output: Path, pbc: Path | None = None, model: str | os.P
         results["pbc"] = _find_in_pbc(find, pbc, output)
     if classifier is not None:
         two = {name: labels for name, labels in rows.items() if len(labels) == 2}
-        results["two_cells"] = _read_two_cells(classifier, two, photographs, output)
+        results["two_cells"] = _read_two_cells(classifier, processor, two, photographs, output)
     write_json(output / "results.json", results)
     return results
 
@@ -236,9 +239,10 @@ def _find_in_pbc(find: Callable[[Image.Image], Tensor], folder: Path, output: Pa
     }
 
 
-def _read_two_cells(model, two: dict[str, list[str]], photographs: Path, output: Path) -> dict:
+def _read_two_cells(
+    model, processor: WBCImageProcessor, two: dict[str, list[str]], photographs: Path, output: Path
+) -> dict:
     """Classify photographs of two labels, and draw them."""
-    processor = WBCImageProcessor.from_pretrained(model.name_or_path, do_find_cell=True)
     fields = model.analyze([photographs / f"{name}.jpg" for name in two], image_processor=processor)
     rows = []
     known = right = found = 0

@@ -161,7 +161,9 @@ def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int
         return load_file(path)
     teacher.eval().to(device)
     generator = torch.Generator().manual_seed(images.seed)
-    view = CellViews(teacher.config.image_size, strength=0, camera=False, shift=0.03, zoom=(0.95, 1.05))
+    view = CellViews(
+        teacher.config.image_size, strength=0, camera=False, shift=0.03, zoom=(0.95, 1.05), surroundings=0
+    )
     sums: dict[str, list[Tensor]] = {}
     for first in tqdm(range(0, len(images), 64), desc="Asking the teacher", unit="batch", disable=None):
         rows = range(first, min(first + 64, len(images)))

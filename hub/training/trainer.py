@@ -19,8 +19,9 @@ from hub.training.arguments import WBCTrainingArguments
 from hub.training.distillation import TeacherTargets
 from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
-from hub.training.views import CellViews, to_pixel_values
+from hub.training.views import CellViews, to_light, to_pixel_values
 from modeling_wbc.focus_wbc import measure_focus
+from modeling_wbc.stain_wbc import StainNormalizer
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class WBCTrainer(Trainer):
         self.views = views
         self.targets = targets
         self._drawn = (-1, 0)  # the step, and how many batches of it have their views
+        self._generator = torch.Generator()  # of the batch
         # Sums over the steps since the last line of the log; the Trainer itself logs the loss alone.
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
@@ -102,7 +104,13 @@ class WBCTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """Train, and return the figures of the training; without a step, as of a finished run, there is no loss."""
-        output = super().train(*args, **kwargs)
+        normalizers = [module for module in self.model.modules() if isinstance(module, StainNormalizer)]
+        hooks = [each.register_forward_hook(self._vary_normalized) for each in normalizers if self.views is not None]
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
         if self.state.global_step == self._initial_global_step:
             del output.metrics["train_loss"]
         return output
@@ -137,11 +145,20 @@ class WBCTrainer(Trainer):
         if self._drawn[0] == step:
             batch = self._drawn[1]
         self._drawn = (step, batch + 1)
-        generator = torch.Generator()
+        generator = self._generator
         name = f"{self.args.seed} {step} {batch} {self.args.process_index}"
         generator.manual_seed(random.Random(name).getrandbits(63))
         with torch.autocast(crops.device.type, enabled=False):
             return to_pixel_values(self.views(crops, generator))
+
+    def _vary_normalized(self, normalizer: StainNormalizer, args: tuple, pixel_values: Tensor) -> Tensor:
+        """What the network sees in training of the images (N, 3, S, S) that a stain normaliser returns."""
+        if not normalizer.training:  # between two epochs, the model is evaluated
+            return pixel_values
+        assert self.views is not None
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            light = self.views.vary_normalized(to_light(pixel_values.float()), self._generator)
+            return to_pixel_values(light).to(pixel_values.dtype)
 
     def _smoothed_loss(self, outputs, inputs: dict[str, Tensor]) -> Tensor:
         """Return the loss with label smoothing in the cross entropy of the types and of the other heads."""

@@ -1,4 +1,4 @@
-"""Augmentation of a batch of crops on any device: place and scale, stain, camera.
+"""Augmentation of a batch of crops on any device: surroundings, place and scale, stain, camera.
 
 Everything is drawn on the CPU from one generator and then moved to the device of the images, so that a CPU and a GPU
 see the same views under the same seed.
@@ -15,6 +15,7 @@ from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.stain_wbc import optical_density
 
 MARGIN = 1.5  # side of a stored crop, in sides of the network's crop: surroundings for rotation, shift and zoom
+_CELL_RADIUS = (0.32, 0.5)  # bounds of what stays when the surroundings change, in sides of the network's crop
 _RESOLUTIONS = (0.35, 0.5, 0.7)  # of a blurred image
 
 # JPEG's example table of quantisation for luminance, ITU-T T.81, Annex K.
@@ -33,6 +34,7 @@ class CellViews:
         camera: Whether blur, resolution, noise and JPEG vary, too.
         shift: The largest shift of the crop, in its sides.
         zoom: Bounds of the factor on the crop's side, drawn log-uniformly.
+        surroundings: Share of the views whose surroundings come from another crop, see `swap_surroundings`.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class CellViews:
         camera: bool = True,
         shift: float = 0.1,
         zoom: tuple[float, float] = (0.75, 1.35),
+        surroundings: float = 0.5,
     ):
         self.size = size
         self.strength = strength
         self.camera = camera
         self.shift = shift
         self.zoom = zoom
+        self.surroundings = surroundings
 
     def __call__(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """Draw one view of each crop.
@@ -59,6 +63,8 @@ class CellViews:
         Returns:
             (N, 3, S, S) float32, light in [0, 1].
         """
+        if self.surroundings:
+            crops = swap_surroundings(crops, self.surroundings, generator)
         light = self.place(crops, generator)
         if self.strength:
             light = mix_stains(light, self.strength, generator)
@@ -67,6 +73,26 @@ class CellViews:
             light = add_noise(light, generator)
             light = compress(light, generator)
         return (light * (BACKGROUND / 255)).clamp_(0, 1)
+
+    def vary_normalized(self, light: Tensor, generator: torch.Generator) -> Tensor:
+        """Change the stain of images again after a stain normaliser has brought it to that of the training.
+
+        The normaliser undoes nearly all of the mixing of the training images and less of the stain of another lab. A
+        classifier behind it would take the colours of the training for granted: here, it sees others, in steps from
+        none to 1.5 times those of `mix_stains`, and every fifth image on the way to grey.
+
+        Args:
+            light: (N, 3, S, S) float32 in [0, 1].
+            generator: A generator of the CPU.
+
+        Returns:
+            The same of the same shape.
+        """
+        if not self.strength:
+            return light
+        strength = 1.5 * self.strength * torch.rand(len(light), 1, 1, generator=generator)
+        mixed = mix_stains(light * (255 / BACKGROUND), strength, generator, grey_share=0.2)
+        return (mixed * (BACKGROUND / 255)).clamp(0, 1)
 
     def place(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """Flip, rotate, shift and zoom; returns light as a share of the background's, (N, 3, S, S) float32."""
@@ -89,7 +115,39 @@ class CellViews:
         return F.grid_sample(light - 1, grid, mode="bilinear", align_corners=False) + 1
 
 
-def stain_mixtures(count: int, strength: float, generator: torch.Generator) -> Tensor:
+def swap_surroundings(crops: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Put cells into the surroundings of others: cut and paste with soft edges (Dwibedi et al. 2017).
+
+    The red cells around a white cell tell the lab and the slide, and in small data sets a slide tells the type: a
+    classifier that reads them is wrong in the next lab. What is near the middle of a crop stays, up to a radius drawn
+    for each crop, and what is farther away comes from another crop of the batch, turned by a multiple of 90 degrees.
+
+    Args:
+        crops: (N, 3, P, P) of any real dtype, `MARGIN` times as wide as the network's crop.
+        share: Of the crops that are changed, in [0, 1].
+        generator: A generator of the CPU.
+
+    Returns:
+        (N, 3, P, P) float32.
+    """
+    count, size = len(crops), crops.shape[-1]
+    chosen, radius, edge = torch.rand(3, count, generator=generator)
+    others = torch.randperm(count, generator=generator)
+    turns = int(torch.randint(4, (1,), generator=generator))
+    low, high = _CELL_RADIUS
+    radius = (low + (high - low) * radius) / MARGIN
+    edge = (0.01 + 0.03 * edge) / MARGIN
+    axis = (torch.arange(size) + 0.5) / size - 0.5
+    distance = torch.hypot(axis[:, None], axis[None])
+    outside = ((distance - radius.view(-1, 1, 1, 1)) / edge.view(-1, 1, 1, 1)).sigmoid()
+    outside = (outside * (chosen < share).view(-1, 1, 1, 1)).to(crops.device)
+    light = crops.float()
+    return torch.lerp(light, light[others.to(crops.device)].rot90(turns, (2, 3)), outside)
+
+
+def stain_mixtures(
+    count: int, strength: float | Tensor, generator: torch.Generator, grey_share: float = 0.1
+) -> Tensor:
     """Draw mixtures of the three densities of light, as the stains and the cameras of other labs mix them.
 
     A lab's dyes absorb other shares of red, green and blue light, in other amounts, and a camera's channels overlap
@@ -102,20 +160,21 @@ def stain_mixtures(count: int, strength: float, generator: torch.Generator) -> T
 
     Args:
         count: Number N of mixtures.
-        strength: s, at least 0.
+        strength: s, at least 0; a number or (N, 1, 1).
         generator: A generator of the CPU.
+        grey_share: Share of the mixtures that are on the way to grey.
 
     Returns:
         (N, 3, 3) float32: row i is the new density of channel i in terms of the old ones.
     """
     amounts = torch.exp(0.25 * strength * torch.randn(count, 3, 1, generator=generator).clamp(-2, 2))
     cross = 0.25 * strength * torch.randn(count, 3, 3, generator=generator).clamp(-2, 2)
-    grey = torch.rand(count, 1, 1, generator=generator) * (torch.rand(count, 1, 1, generator=generator) < 0.1)
+    grey = torch.rand(count, 1, 1, generator=generator) * (torch.rand(count, 1, 1, generator=generator) < grey_share)
     mixture = (1 - grey) * (torch.eye(3) + cross) + grey * torch.full((3, 3), 1 / 3)
     return amounts * mixture
 
 
-def mix_stains(light: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def mix_stains(light: Tensor, strength: float | Tensor, generator: torch.Generator, grey_share: float = 0.1) -> Tensor:
     """Change the stain of images by random mixtures of their densities, see `stain_mixtures`.
 
     The background stays white, but for up to a twentieth of light in each channel, which the correction of the
@@ -123,16 +182,18 @@ def mix_stains(light: Tensor, strength: float, generator: torch.Generator) -> Te
 
     Args:
         light: (N, 3, H, W) float32, as a share of the background's.
-        strength: At least 0; 1 is what training shows.
+        strength: At least 0; 1 is what training shows; a number or (N, 1, 1).
         generator: A generator of the CPU.
+        grey_share: Share of the images that lose colour.
 
     Returns:
         The same of the same shape, between 0 and 1.2.
     """
-    mixtures = stain_mixtures(len(light), strength, generator).to(light.device)
-    cast = 0.05 * min(1.0, strength) * (2 * torch.rand(len(light), 3, 1, 1, generator=generator) - 1)
+    mixtures = stain_mixtures(len(light), strength, generator, grey_share).to(light.device)
+    most = 0.05 * torch.as_tensor(strength).clamp(max=1).view(-1, 1, 1, 1)
+    cast = most * (2 * torch.rand(len(light), 3, 1, 1, generator=generator) - 1)
     mixed = torch.einsum("nij,njhw->nihw", mixtures, optical_density(light))
-    return torch.exp(cast.to(light.device) - mixed).clamp_(0, 1.2)
+    return torch.exp(cast.to(light.device) - mixed).clamp(0, 1.2)
 
 
 def blur(light: Tensor, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ def disc(field, x, y, radius, color):
     part *= 1 - inside + inside * np.array(color)
 
 
-def scene(cells, size=(320, 240), background=(228, 224, 216), platelets=(), red=40, seed=0):
+def scene(cells, size=(320, 240), background=(228, 224, 216), platelets=(), red=40, red_cell=RED_CELL, seed=0):
     """A field with white cells (x, y, radius of the nucleus, its lobes), and the boxes of their nuclei.
 
     Lobes are discs (x, y, radius) in units of the nucleus's radius. Red cells keep away from white ones, so that the
@@ -36,7 +36,7 @@ def scene(cells, size=(320, 240), background=(228, 224, 216), platelets=(), red=
     for _ in range(red):
         x, y = rng.uniform((0, 0), size)
         if all(math.hypot(x - cell[0], y - cell[1]) > 2.6 * cell[2] + unit for cell in cells):
-            disc(field, x, y, 0.9 * unit, RED_CELL)
+            disc(field, x, y, 0.9 * unit, red_cell)
             disc(field, x, y, 0.35 * unit, (1.06, 1.2, 1.2))
     for x, y, radius in platelets:
         disc(field, x, y, radius, PLATELET)

@@ -9,16 +9,20 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
+from skimage.filters import threshold_otsu
 from torchvision.ops import box_iou
 
 from hub.data.synthetic import draw_field
 from hub.study.detection import find_annotated, recall_and_precision
 from modeling_wbc import WBCImageProcessor
-from modeling_wbc.detection_wbc import connected_components, without_annotations
+from modeling_wbc.detection_wbc import connected_components, split_in_two, without_annotations
 from tests.modeling.scenes import ROUND, TWO, grown, scene
 
-BCCD, PBC = (Path(os.environ[name]) if name in os.environ else None for name in ("WBC_BCCD_DIR", "WBC_PBC_DIR"))
+BCCD, PBC, LISC = (
+    Path(os.environ[name]) if name in os.environ else None for name in ("WBC_BCCD_DIR", "WBC_PBC_DIR", "WBC_LISC_DIR")
+)
 needs_bccd = pytest.mark.skipif(BCCD is None, reason="WBC_BCCD_DIR names no folder of real images")
+needs_lisc = pytest.mark.skipif(LISC is None, reason="WBC_LISC_DIR names no folder of real images")
 needs_pbc = pytest.mark.skipif(PBC is None, reason="WBC_PBC_DIR names no folder of real images")
 
 
@@ -67,6 +71,24 @@ def test_finds_cells_under_any_lamp_and_camera(look):
     image, nuclei = scene(TWO)
     pixels = LOOKS[look](np.asarray(image).astype(float))
     assert_found(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), nuclei, overlap=0.7)
+
+
+@pytest.mark.parametrize("red", [12, 20, 40])
+def test_red_cells_of_a_bluish_stain_are_no_white_cells(red):
+    """Where they lie over each other, their stain is above half of the nuclei's."""
+    assert_found(*scene(TWO, red=red, red_cell=(0.7, 0.66, 0.78)))
+
+
+@pytest.mark.parametrize("background", ["black", "red", "lime", "blue", "yellow", "magenta"])
+def test_drawings_on_any_ground_are_read(background):
+    drawing = Image.new("RGB", (120, 90), background)
+    pen = ImageDraw.Draw(drawing)
+    for place, color in enumerate([(0, 0, 255), (0, 255, 0), (255, 0, 0), (90, 60, 160), (1, 1, 1)]):
+        pen.ellipse((20 * place, 15 * place, 20 * place + 24, 15 * place + 24), fill=color)
+    for corrected in (False, True):
+        boxes, scores = WBCImageProcessor(do_correct_illumination=corrected).find_cells(drawing)
+        assert boxes.isfinite().all()
+        assert scores.isfinite().all()
 
 
 @pytest.mark.parametrize("width", [120, 200, 479, 480, 640, 1600, 4000])
@@ -255,6 +277,15 @@ def test_an_image_without_annotations_stays_as_it_is():
 # Real fields
 
 
+@pytest.mark.parametrize("groups", [[(0.1, 0.02, 900), (0.4, 0.05, 100)], [(0.0, 0.3, 500)]])
+def test_values_are_split_where_scikit_image_splits_them(groups):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(mean, spread, count) for mean, spread, count in groups]).astype(np.float32)
+    bin_width = np.ptp(values) / 64
+    assert abs(split_in_two(values) - threshold_otsu(values, nbins=64)) <= bin_width + 1e-6
+    assert split_in_two(values[:0]) == 0
+
+
 @needs_bccd
 @needs_pbc
 def test_no_real_image_is_taken_for_annotated():
@@ -302,7 +333,7 @@ def test_finds_the_cells_of_bccd_under_any_lamp_and_camera(look, tmp_path):
 )
 def test_finds_the_cell_in_the_middle_of_pbcs_images(label):
     processor = WBCImageProcessor()
-    paths = sorted((PBC / label).iterdir())[::15][:80]
+    paths = sorted((PBC / label).iterdir())[::10]
     near = 0
     for path in paths:
         with Image.open(path) as image:
@@ -310,3 +341,13 @@ def test_finds_the_cell_in_the_middle_of_pbcs_images(label):
             middle = (boxes[:, :2] + boxes[:, 2:]) / 2 / torch.tensor(image.size)
         near += bool(len(boxes)) and float((middle[0] - 0.5).norm()) <= 0.2
     assert near >= 0.95 * len(paths)
+
+
+@needs_lisc
+def test_finds_one_cell_in_most_images_of_a_lab_whose_red_cells_are_blue():
+    """LISC's images show one white cell and its surroundings."""
+    processor = WBCImageProcessor(do_correct_illumination=True)
+    paths = sorted(LISC.glob("*/*.jpg"))
+    counts = [len(processor.find_cells(str(path))[0]) for path in paths]
+    assert min(counts) == 1
+    assert counts.count(1) >= 0.85 * len(paths) > 200

@@ -68,6 +68,37 @@ def test_exports_half_the_bytes_that_load_as_float32(trained, tmp_path):
     assert json.loads(loaded.stdout) == ["torch.float32", "torch.float16", 2.5, 0.8]
 
 
+def test_averages_a_classifier_and_what_became_of_it(trained, tmp_path, capsys):
+    model = WBCForImageClassification.from_pretrained(trained)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    model.resnet.embedder.embedder.normalization.num_batches_tracked += 5
+    model.config.temperature = 2.0
+    model.save_pretrained(later := tmp_path / "later")
+    WBCImageProcessor(size=32, window_size=3.0).save_pretrained(later)
+    (later / "train_results.json").write_text('{"command": "python train.py", "recipe": {"Batch": 64}}')
+
+    between = tmp_path / "between"
+    assert main(["model", "average", str(trained), str(later), "--share", "0.75", "--output", str(between)]) == 0
+    mean = WBCForImageClassification.from_pretrained(between)
+    for name, parameter in mean.named_parameters():
+        torch.testing.assert_close(parameter, before[name] + 0.75, msg=name)
+    assert mean.config.temperature == 2.0
+    assert WBCImageProcessor.from_pretrained(between).window_size == 3.0
+    history = json.loads((between / "train_results.json").read_text())
+    assert history["recipe"] == {"Batch": 64}
+    assert history["command"] == f"python -m hub model average {trained} {later} --share 0.75 --output {between}"
+
+    assert main(["model", "average", str(trained), str(later), "--share", "2", "--output", str(between)]) == 1
+    assert "--share is 2.0; give 0 to 1" in capsys.readouterr().err
+    other = WBCForImageClassification(WBCConfig(id2label={0: "a", 1: "b"}, hidden_sizes=[8, 16], depths=[1, 1]))
+    other.save_pretrained(later)
+    assert main(["model", "average", str(trained), str(later), "--output", str(between)]) == 1
+    assert "do not hold the same weights" in capsys.readouterr().err
+
+
 def test_does_not_export_what_float16_cannot_hold(trained, tmp_path, capsys):
     model = WBCForImageClassification.from_pretrained(trained)
     model.center_loss.centers[2, 3] = 1e5

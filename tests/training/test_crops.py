@@ -10,6 +10,7 @@ import timm
 import torch
 from runs import arguments
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 
 import train
@@ -17,10 +18,12 @@ from hub.data.load import load
 from hub.files import UserError
 from hub.training import crops as crops_module
 from hub.training import stain, teacher
+from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
 from hub.training.distillation import TeacherTargets
 from hub.training.stain import fit_stain_normalizer
-from hub.training.views import MARGIN
+from hub.training.trainer import WBCTrainer
+from hub.training.views import MARGIN, CellViews
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
 from modeling_wbc.output_wbc import WBCImageClassifierOutput
 from modeling_wbc.stain_wbc import StainNormalizer
@@ -153,6 +156,39 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert json.loads((whole / "config.json").read_text())["stain_size"] == 16
+
+
+class Seen(nn.Module):
+    """Keeps what a network sees behind its normaliser."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = WBCConfig()
+        self.stain = StainNormalizer(8)
+        self.classifier = nn.Linear(3, 4)
+
+    def forward(self, pixel_values, labels=None):
+        self.before, self.after = pixel_values, self.stain(pixel_values)
+        logits = self.classifier(self.after.mean((2, 3)))
+        return WBCImageClassifierOutput(loss=F.cross_entropy(logits, labels), logits=logits)
+
+
+def test_colours_vary_behind_the_normaliser_in_training_alone(images, tmp_path):
+    model = Seen()
+    args = WBCTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        do_train=True,
+        per_device_train_batch_size=8,
+        max_steps=2,
+        save_strategy="no",
+        report_to="none",
+    )
+    trainer = WBCTrainer(model=model, args=args, train_dataset=images, views=CellViews(32))
+    trainer.train()
+    assert (model.after - model.before).abs().amax((1, 2, 3)).gt(0.1).sum() >= 4
+    batch = {"pixel_values": torch.rand(8, 3, 32, 32), "labels": torch.zeros(8, dtype=torch.long)}
+    model(**batch)  # somebody else trains on
+    torch.testing.assert_close(model.after, model.before, atol=0.01, rtol=0)
 
 
 def short_fit(normalizer, images, device):

@@ -15,6 +15,7 @@ from hub.training.views import (
     blur,
     compress,
     stain_mixtures,
+    swap_surroundings,
     to_light,
     to_pixel_values,
 )
@@ -33,7 +34,7 @@ def discs(count=8, size=192, radius=30):
 
 
 def test_a_view_shows_the_cell_at_the_size_that_the_network_sees():
-    views = CellViews(64, strength=0, camera=False, shift=0, zoom=(1, 1))
+    views = CellViews(64, strength=0, camera=False, shift=0, zoom=(1, 1), surroundings=0)
     light = views(discs(), seeded())
     assert light.shape == (8, 3, 64, 64)
     area = (light[:, 0] < 0.6).float().sum((1, 2))
@@ -43,7 +44,7 @@ def test_a_view_shows_the_cell_at_the_size_that_the_network_sees():
 
 
 def test_shift_and_zoom_stay_within_their_bounds():
-    views = CellViews(64, strength=0, camera=False)
+    views = CellViews(64, strength=0, camera=False, surroundings=0)
     light = views(discs(64), seeded(1))
     dark = light[:, 0] < 0.6
     area = dark.float().sum((1, 2)) / (math.pi * (30 * 64 * MARGIN / 192) ** 2)
@@ -55,6 +56,24 @@ def test_shift_and_zoom_stay_within_their_bounds():
     assert 0.06 < middle.abs().max() < 0.16
     # Beyond the stored crop lies the background.
     assert (light[:, :, 0, 0] - BACKGROUND / 255).abs().max() < 0.02
+
+
+def test_surroundings_come_from_another_crop_and_the_cell_stays():
+    crops = torch.arange(10, 90, 10, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 192, 192)
+    swapped = swap_surroundings(crops, 1.0, seeded(1))
+    middle = slice(96 - 12, 96 + 12)
+    assert (swapped[:, :, middle, middle] - crops[:, :, middle, middle]).abs().max() < 1
+    corners = swapped[:, 0, 0, 0]
+    assert sorted(corners.round().tolist()) == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert (corners.round() != crops[:, 0, 0, 0]).sum() >= 6
+    assert (swapped[:, 0, 96, 0] - corners).abs().max() < 0.5  # beyond the network's crop, all of it
+
+
+def test_only_a_share_of_the_surroundings_changes():
+    crops = torch.randint(0, 256, (200, 3, 24, 24), dtype=torch.uint8, generator=seeded())
+    changed = (swap_surroundings(crops, 0.3, seeded(1)) != crops).any(3).any(2).any(1)
+    assert 0.2 < changed.float().mean() < 0.4
+    assert torch.equal(swap_surroundings(crops, 0.0, seeded(1)), crops.float())
 
 
 def test_a_seed_decides_a_view_and_another_one_another_view():
