@@ -39,6 +39,9 @@ def _figures(results: dict) -> str:
         for name in _SUBSETS
         if name in test["subsets"]
     ]
+    if lisc := results.get("labs", {}).get("lisc"):
+        facts = {"images": lisc["images"], "types": len(lisc["types"]), "refused": lisc["refused"]}
+        parts.append(_paragraph(text("about.lisc", accuracy=_with_interval(lisc, "accuracy"), **facts)))
     # Results of earlier releases name the out-of-distribution images "foreign".
     if ood := results.get("ood", results.get("foreign")):
         share, low, high = (100 * value for value in ood["all"]["refused"])
@@ -49,23 +52,24 @@ def _figures(results: dict) -> str:
 
 def _table(title: Text, figures: dict, labels: list[str]) -> str:
     """Return precision, recall and F1 of each type, and the accuracy, each with its interval."""
-
-    def with_interval(key: str) -> str:
-        low, high = figures["intervals"][key]
-        return f"{100 * figures[key]:.1f} ({100 * low:.1f}–{100 * high:.1f})"
-
     measures = ("precision", "recall", "f1")
     head = "".join(f'<th scope="col">{text(f"about.column_{column}").html}</th>' for column in ("type", *measures))
     rows = "".join(
         f'<tr><th scope="row">{type_name(label).html}</th>'
-        + "".join(f"<td>{with_interval(f'{measure}_{label}')}</td>" for measure in measures)
+        + "".join(f"<td>{_with_interval(figures, f'{measure}_{label}')}</td>" for measure in measures)
         + "</tr>"
         for label in labels
         if figures.get(f"support_{label}")
     )
-    accuracy = text("about.accuracy", accuracy=with_interval("accuracy"), images=figures["num_images"])
+    accuracy = text("about.accuracy", accuracy=_with_interval(figures, "accuracy"), images=figures["num_images"])
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Table 1"><table>'
         f"<caption>{title.html}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
         f"<p>{accuracy.html}</p>"
     )
+
+
+def _with_interval(figures: dict, key: str) -> str:
+    """A figure in percent, with its 95 % interval in brackets."""
+    low, high = figures["intervals"][key]
+    return f"{100 * figures[key]:.1f} ({100 * low:.1f}–{100 * high:.1f})"

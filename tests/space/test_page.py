@@ -255,8 +255,8 @@ def test_shows_the_figures_of_results_json(visit):
     page.get_by_role("link", name="About the model").click()
     about = page.locator("#about")
     expect(about.locator("h2").first).to_be_in_viewport()
-    for key in ("bccd_4_classes", "pbc"):
-        figures = results["splits"]["test"]["subsets"][key]
+    subsets = results["splits"]["test"]["subsets"]
+    for figures in (subsets["bccd_4_classes"], subsets["pbc"], results["labs"]["lisc"]):
         low, high = figures["intervals"]["accuracy"]
         expect(about).to_contain_text(f"{100 * figures['accuracy']:.1f} ({100 * low:.1f}–{100 * high:.1f}) %")
     assert str(ROOT) not in page.content()
