@@ -56,7 +56,7 @@ class WBCConfig(ResNetConfig):
             the first stage, without the direction towards what lies beside cells.
         min_focus (`float`, *optional*): focus threshold, above 0: `analyze` marks a cell whose crop has a smaller
             [`Cell.focus`] as unknown, since it is out of focus. Fitted after training; with None, no cell is.
-        max_shift (`float`, defaults to 0.08): shift of the norms' statistics, at least 0, up to which
+        max_shift (`float`, defaults to 0.12): shift of the norms' statistics, at least 0, up to which
             [`WBCForImageClassification.adapt`] takes a lab's crops for those of the training and leaves the norms as
             they are.
         adaptation (`dict`, *optional*): what `adapt` has changed, in a copy that it made, see there.
@@ -106,7 +106,7 @@ class WBCConfig(ResNetConfig):
     max_smear_novelty: float | None = None
     novelty_stages: list[int] | None = None
     min_focus: float | None = None
-    max_shift: float = 0.08
+    max_shift: float = 0.12
     adaptation: dict | None = None
     stages: dict[str, list[str]] | None = None
     attributes: dict[str, list[str]] | None = None

@@ -22,9 +22,9 @@ CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 # What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
 # take two and a half hours for the second line; a GPU takes minutes for the first.
 if command -v nvidia-smi > /dev/null; then
-    TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 BATCH=128 WORKERS=8
+    TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 STEPS_TRAVEL=1200 BATCH=128 WORKERS=8
 else
-    TEACHER=800 STEPS_64=1600 STEPS_96=1400 STEPS_LONG=4800 STEPS_LABELS=800 BATCH=64 WORKERS=0
+    TEACHER=800 STEPS_64=1600 STEPS_96=1400 STEPS_LONG=4800 STEPS_LABELS=800 STEPS_TRAVEL=1200 BATCH=64 WORKERS=0
 fi
 
 recipe=(
@@ -61,12 +61,17 @@ train student-96b "${guided[@]}" --model_name_or_path "$OUTPUT/student-96" --ima
 # At last from the labels alone, which know other labs better than the teacher does.
 train student-96c --balance 0.75 --model_name_or_path "$OUTPUT/student-96b" --image_size 96 \
     --max_steps "$STEPS_LABELS" --learning_rate 0.02 --warmup_steps 50
-
-if [ ! -f "$OUTPUT/student-96c/test_results.json" ]; then
-    accelerate launch train.py --do_eval --calibrate --bf16 --model_name_or_path "$OUTPUT/student-96c" \
-        --dataset_name "$DATA" --output_dir "$OUTPUT/student-96c"
+train student-96d --balance 0.75 --model_name_or_path "$OUTPUT/student-96c" --image_size 96 \
+    --max_steps "$STEPS_TRAVEL" --learning_rate 0.03 --warmup_steps 50
+# Three quarters of the way from the one to the other.
+if [ ! -d "$OUTPUT/mean" ]; then
+    python -m hub model average "$OUTPUT/student-96c" "$OUTPUT/student-96d" --share 0.75 --output "$OUTPUT/mean"
 fi
-python -m hub model export "$OUTPUT/student-96c" --output "$CHECKPOINT"
+if [ ! -f "$OUTPUT/calibrated/test_results.json" ]; then
+    accelerate launch train.py --do_eval --calibrate --bf16 --model_name_or_path "$OUTPUT/mean" \
+        --dataset_name "$DATA" --output_dir "$OUTPUT/calibrated"
+fi
+python -m hub model export "$OUTPUT/calibrated" --output "$CHECKPOINT"
 accelerate launch train.py --do_eval --model_name_or_path "$CHECKPOINT" --dataset_name "$DATA" \
     --output_dir "$OUTPUT/checkpoint"
 if [ ! -d "$OUTPUT/ood" ]; then
@@ -78,4 +83,4 @@ if [ ! -d "$OUTPUT/labs" ]; then
 fi
 python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" --labs "$OUTPUT/labs" \
     --training "$OUTPUT/student-64" "$OUTPUT/student-96" "$OUTPUT/student-96b" \
-    "$OUTPUT/student-96c"
+    "$OUTPUT/student-96c" "$OUTPUT/student-96d" "$OUTPUT/mean" --exported "$OUTPUT/calibrated"

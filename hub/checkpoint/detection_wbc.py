@@ -19,7 +19,8 @@ NUCLEUS_MARGIN = 0.15  # a cell's box reaches beyond its nucleus on each side by
 _MIN_EDGE_STAIN = 0.15  # at the edge of a nucleus, in the palest image
 _MIN_MEAN_STAIN = 0.2  # of a nucleus, in the palest image,
 _MIN_PALE_STAIN = 0.16  # unless it is so wide that it can be neither a platelet nor the rim of a red cell
-_NUCLEUS_SHARE = 0.5  # of the strongest stain of the image: the edge of a nucleus
+_NUCLEUS_SHARE = (0.5, 0.75)  # of the strongest stain of the image: bounds of the stain at the edge of a nucleus
+_OTSU_BINS = 64
 _CELL_SHARE = 0.35  # of the nucleus's threshold: the edge of a connected cell
 # Green light, as a share of the background's.
 _CLEAR = 0.85  # brighter pixels show the background
@@ -56,7 +57,7 @@ def detect_cells(image: np.ndarray) -> tuple[Tensor, Tensor]:
     longest = max(image.shape)
     step = min(1 if longest < 480 else max(2, round(longest / 1280)), *image.shape[1:])
     stain, light = _measure_stain(without_annotations(image, step), step)
-    threshold = _nucleus_threshold(stain)
+    threshold = _nucleus_threshold(stain, light)
     nuclei = np.zeros((0, 6)) if threshold is None else _measure_nuclei(stain, light, threshold)
     if len(nuclei) == 0:
         return torch.zeros(0, 4), torch.zeros(0)
@@ -168,15 +169,41 @@ def _measure_stain(image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray
     return stain, green
 
 
-def _nucleus_threshold(stain: np.ndarray) -> float | None:
-    """Stain at the edge of the nuclei of an image with stain (H, W); None for an image without stain."""
+def _nucleus_threshold(stain: np.ndarray, light: np.ndarray) -> float | None:
+    """Stain at the edge of the nuclei of an image; None for an image without stain.
+
+    It separates the nuclei from all else that is darker than the background, red cells above all, whose stain differs
+    between labs: in some they are so blue that half of the nuclei's stain finds them, too.
+
+    Args:
+        stain: (H, W), as `_measure_stain` returns it.
+        light: (H, W), likewise.
+    """
     stained = stain[stain > _MIN_EDGE_STAIN].astype(np.float64)
     if len(stained) == 0:
         return None
     # A smooth maximum: a single pixel does not decide it, and unlike a quantile it does not depend on how much of the
     # image is stained.
     power = stained**7
-    return max(_MIN_EDGE_STAIN, _NUCLEUS_SHARE * (power @ stained) / power.sum())
+    low, high = np.multiply(_NUCLEUS_SHARE, (power @ stained) / power.sum())
+    # Beside a background without blue or green light, stain is not finite.
+    dark = stain[(light < _CLEAR) & (np.abs(stain) <= 1)]
+    return max(_MIN_EDGE_STAIN, low, min(high, split_in_two(dark)))
+
+
+def split_in_two(values: np.ndarray) -> float:
+    """The threshold between two groups of finite values (N,), 0 of none.
+
+    It maximises the variance between the groups (Otsu 1979), over the edges of `_OTSU_BINS` bins.
+    """
+    if len(values) == 0:
+        return 0.0
+    counts, edges = np.histogram(values, _OTSU_BINS)
+    below = counts.cumsum()[:-1]
+    sums = (counts * (edges[1:] + edges[:-1]) / 2).cumsum()
+    above = len(values) - below
+    between = (sums[-1] * below - len(values) * sums[:-1]) ** 2 / np.maximum(1, below * above)
+    return float(edges[1:-1][between.argmax()])
 
 
 def _measure_nuclei(stain: np.ndarray, light: np.ndarray, threshold: float) -> np.ndarray:
