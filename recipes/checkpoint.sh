@@ -64,7 +64,7 @@ train student-96c --balance 0.75 --model_name_or_path "$OUTPUT/student-96b" --im
 train student-96d --balance 0.75 --model_name_or_path "$OUTPUT/student-96c" --image_size 96 \
     --max_steps "$STEPS_TRAVEL" --learning_rate 0.03 --warmup_steps 50
 # Three quarters of the way from the one to the other.
-if [ ! -d "$OUTPUT/mean" ]; then
+if [ ! -f "$OUTPUT/mean/model.safetensors" ]; then
     python -m hub model average "$OUTPUT/student-96c" "$OUTPUT/student-96d" --share 0.75 --output "$OUTPUT/mean"
 fi
 if [ ! -f "$OUTPUT/calibrated/test_results.json" ]; then

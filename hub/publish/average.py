@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from hub.files import UserError, write_json
+from hub.training.trainer import TRAINING_NAME
 from modeling_wbc import WBCForImageClassification, WBCImageProcessor
-
-RESULTS_OF_TRAINING = "train_results.json"
 
 
 def average(first: str | os.PathLike, second: str | os.PathLike, share: float, folder: Path) -> Path:
@@ -47,12 +46,11 @@ def average(first: str | os.PathLike, second: str | os.PathLike, share: float, f
         for name, tensor in new.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    training = Path(second, RESULTS_OF_TRAINING)
+    training = Path(second, TRAINING_NAME)
     if training.is_file():  # the recipe of the average, for `python -m hub model report`
         command = f"python -m hub model average {first} {second} --share {share} --output {folder}"
-        write_json(
-            folder / RESULTS_OF_TRAINING, json.loads(training.read_text(encoding="utf-8")) | {"command": command}
-        )
+        results = json.loads(training.read_text(encoding="utf-8"))
+        write_json(folder / TRAINING_NAME, results | {"command": command})
     WBCImageProcessor.from_pretrained(second).save_pretrained(folder)
     model.save_pretrained(folder, state_dict=mean)
     return folder

@@ -9,9 +9,8 @@ from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
 from hub.training.images import CellImages
-from hub.training.views import mix_stains
+from hub.training.views import mix_stains_of_images
 from modeling_wbc import WBCImageProcessor
-from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.reading_wbc import read_image
 
 # The side of a crop beside cells, in sides of the crop around the image's foremost cell: the detector takes platelets
@@ -60,9 +59,9 @@ def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int)
     mean, std = (
         torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
     )
-    light = (pixel_values * std + mean) * (255 / BACKGROUND)
-    mixed = mix_stains(light[None], 1.0, torch.Generator().manual_seed(seed))[0]
-    return ((mixed * (BACKGROUND / 255)).clamp(0, 1) - mean) / std
+    image = pixel_values * std + mean
+    mixed = mix_stains_of_images(image[None], 1.0, torch.Generator().manual_seed(seed))[0]
+    return (mixed - mean) / std
 
 
 class CropsBesideCells(torch.utils.data.Dataset):

@@ -145,11 +145,10 @@ class WBCTrainer(Trainer):
         if self._drawn[0] == step:
             batch = self._drawn[1]
         self._drawn = (step, batch + 1)
-        generator = self._generator
         name = f"{self.args.seed} {step} {batch} {self.args.process_index}"
-        generator.manual_seed(random.Random(name).getrandbits(63))
+        self._generator.manual_seed(random.Random(name).getrandbits(63))
         with torch.autocast(crops.device.type, enabled=False):
-            return to_pixel_values(self.views(crops, generator))
+            return to_pixel_values(self.views(crops, self._generator))
 
     def _vary_normalized(self, normalizer: StainNormalizer, args: tuple, pixel_values: Tensor) -> Tensor:
         """What the network sees in training of the images (N, 3, S, S) that a stain normaliser returns."""

@@ -91,8 +91,7 @@ class CellViews:
         if not self.strength:
             return light
         strength = 1.5 * self.strength * torch.rand(len(light), 1, 1, generator=generator)
-        mixed = mix_stains(light * (255 / BACKGROUND), strength, generator, grey_share=0.2)
-        return (mixed * (BACKGROUND / 255)).clamp(0, 1)
+        return mix_stains_of_images(light, strength, generator, grey_share=0.2)
 
     def place(self, crops: Tensor, generator: torch.Generator) -> Tensor:
         """Flip, rotate, shift and zoom; returns light as a share of the background's, (N, 3, S, S) float32."""
@@ -135,12 +134,13 @@ def swap_surroundings(crops: Tensor, share: float, generator: torch.Generator) -
     others = torch.randperm(count, generator=generator)
     turns = int(torch.randint(4, (1,), generator=generator))
     low, high = _CELL_RADIUS
+    # One number a crop goes to its device, and the masks are made there.
+    chosen, radius, edge = (each.view(-1, 1, 1, 1).to(crops.device) for each in (chosen < share, radius, edge))
     radius = (low + (high - low) * radius) / MARGIN
     edge = (0.01 + 0.03 * edge) / MARGIN
-    axis = (torch.arange(size) + 0.5) / size - 0.5
+    axis = (torch.arange(size, device=crops.device) + 0.5) / size - 0.5
     distance = torch.hypot(axis[:, None], axis[None])
-    outside = ((distance - radius.view(-1, 1, 1, 1)) / edge.view(-1, 1, 1, 1)).sigmoid()
-    outside = (outside * (chosen < share).view(-1, 1, 1, 1)).to(crops.device)
+    outside = ((distance - radius) / edge).sigmoid() * chosen
     light = crops.float()
     return torch.lerp(light, light[others.to(crops.device)].rot90(turns, (2, 3)), outside)
 
@@ -194,6 +194,14 @@ def mix_stains(light: Tensor, strength: float | Tensor, generator: torch.Generat
     cast = most * (2 * torch.rand(len(light), 3, 1, 1, generator=generator) - 1)
     mixed = torch.einsum("nij,njhw->nihw", mixtures, optical_density(light))
     return torch.exp(cast.to(light.device) - mixed).clamp(0, 1.2)
+
+
+def mix_stains_of_images(
+    images: Tensor, strength: float | Tensor, generator: torch.Generator, grey_share: float = 0.1
+) -> Tensor:
+    """`mix_stains` of images (N, 3, H, W) float32 in [0, 1] of corrected illumination; returns such images."""
+    mixed = mix_stains(images * (255 / BACKGROUND), strength, generator, grey_share)
+    return (mixed * (BACKGROUND / 255)).clamp(0, 1)
 
 
 def blur(light: Tensor, generator: torch.Generator) -> Tensor:
