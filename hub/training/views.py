@@ -31,7 +31,7 @@ class CellViews:
     Args:
         size: Height and width S of a view in pixels.
         strength: Of the mixing of stains, see `mix_stains`; 0 leaves the stain alone.
-        camera: Whether blur, resolution, noise and JPEG vary, too.
+        camera: Whether tones, blur, resolution, sharpness, noise and JPEG vary, too.
         shift: The largest shift of the crop, in its sides.
         zoom: Bounds of the factor on the crop's side, drawn log-uniformly.
         surroundings: Share of the views whose surroundings come from another crop, see `swap_surroundings`.
@@ -69,7 +69,9 @@ class CellViews:
         if self.strength:
             light = mix_stains(light, self.strength, generator)
         if self.camera:
+            light = change_tones(light, generator)
             light = blur(light, generator)
+            light = sharpen(light, generator)
             light = add_noise(light, generator)
             light = compress(light, generator)
         return (light * (BACKGROUND / 255)).clamp_(0, 1)
@@ -204,6 +206,20 @@ def mix_stains_of_images(
     return (mixed * (BACKGROUND / 255)).clamp(0, 1)
 
 
+def change_tones(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Give three tenths of the images the tone curve of another camera: stray light and contrast, white kept white.
+
+    Stray light f adds to what passes the cell, f + (1 - f) L; contrast is the curve L + c L (1 - L) (2 L - 1), which
+    rises everywhere for |c| < 1. Neither is linear in the density, as the mixing of stains is.
+    """
+    chosen, stray, contrast = torch.rand(3, len(light), 1, 1, 1, generator=generator)
+    chosen = chosen < 0.3
+    stray, contrast = ((each * chosen).to(light.device) for each in (0.15 * stray, 1.8 * contrast - 0.9))
+    shown = light.clamp(max=1)
+    curved = light + contrast * shown * (1 - shown) * (2 * shown - 1)
+    return torch.lerp(curved, torch.ones_like(curved), stray)
+
+
 def blur(light: Tensor, generator: torch.Generator) -> Tensor:
     """Take three tenths of the images to a lower resolution and back: a poorer lens, sensor or focus."""
     chosen, level = torch.rand(2, len(light), generator=generator)
@@ -214,6 +230,16 @@ def blur(light: Tensor, generator: torch.Generator) -> Tensor:
             small = F.interpolate(light[rows], scale_factor=factor, mode="bilinear", antialias=True)
             light[rows] = F.interpolate(small, size, mode="bicubic", align_corners=False)
     return light
+
+
+def sharpen(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Sharpen three tenths of the images by an unsharp mask of up to twice the detail, as cameras do."""
+    chosen, amount = torch.rand(2, len(light), 1, 1, 1, generator=generator)
+    amount = (2 * amount * (chosen < 0.3)).to(light.device)
+    row = light.new_tensor([1, 4, 6, 4, 1]) / 16
+    kernel = (row[:, None] * row).expand(light.shape[1], 1, 5, 5)
+    smooth = F.conv2d(F.pad(light, (2, 2, 2, 2), mode="replicate"), kernel, groups=light.shape[1])
+    return (light + amount * (light - smooth)).clamp(0, 1.2)
 
 
 def add_noise(light: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from hub.training.views import (
     MARGIN,
     CellViews,
     add_noise,
     blur,
+    change_tones,
     compress,
+    sharpen,
     stain_mixtures,
     swap_surroundings,
     to_light,
@@ -104,6 +107,29 @@ def test_the_camera_changes_about_three_tenths_of_the_images_and_little_of_each(
     differs = (changed - light).abs().amax((1, 2, 3)) > 1e-6
     assert 0.2 < differs.float().mean() < 0.4
     assert (changed.mean((2, 3)) - light.mean((2, 3))).abs().max() < 0.03
+
+
+def test_tones_rise_everywhere_and_keep_white():
+    light = torch.linspace(0, 1, 256).expand(400, 3, 4, 256)
+    changed = change_tones(light, seeded(5))
+    differs = (changed - light).abs().amax((1, 2, 3)) > 1e-6
+    assert 0.2 < differs.float().mean() < 0.4
+    assert changed.diff(dim=-1).min() > 0
+    torch.testing.assert_close(changed[..., -1], torch.ones_like(changed[..., -1]))
+    darkest = changed[differs][..., 0]
+    assert 0 <= darkest.min() < darkest.max() < 0.15  # stray light
+    assert (changed - light).abs().max() > 0.1
+
+
+def test_sharpening_is_an_unsharp_mask():
+    light = 0.4 + 0.2 * torch.rand(60, 3, 32, 32, generator=seeded(6))
+    changed = sharpen(light, seeded(7))
+    chosen, amount = torch.rand(2, 60, 1, 1, 1, generator=seeded(7))
+    smooth = v2.functional.gaussian_blur(light, 5, 1.0)  # the binomial kernel's deviation is 1
+    expected = torch.where(chosen < 0.3, light + 2 * amount * (light - smooth), light)
+    inner = (..., slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(changed[inner], expected[inner], atol=0.02, rtol=0)
+    assert torch.equal(changed[chosen.flatten() >= 0.3], light[chosen.flatten() >= 0.3])
 
 
 def test_compression_is_near_that_of_a_jpeg():
