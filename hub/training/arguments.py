@@ -223,6 +223,13 @@ class WBCTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(
         default=0.0, metadata={"help": "The largest norm of the gradient, which is clipped to it; 0 clips nothing."}
     )
+    ema_decay: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the moving average of the weights that each step keeps, e.g. 0.999; the average is what "
+            "is saved in the end. Default: no average."
+        },
+    )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
     report_to: str | None = field(
         default="tensorboard", metadata={"help": "The tracker to log to: 'tensorboard', 'none', ..."}
@@ -242,6 +249,10 @@ class WBCTrainingArguments(TrainingArguments):
         if self.deepspeed and not is_deepspeed_available():
             # Asked for here, as transformers keeps a broken configuration for the rest of the process.
             raise UserError("--deepspeed needs the package deepspeed. Install it, or leave the argument out.")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema_decay is {self.ema_decay}; give a share from 0, for no average, to below 1.")
+        if self.ema_decay and self.load_best_model_at_end:
+            raise UserError("--ema_decay saves the average, --load_best_model_at_end a checkpoint. Choose one.")
         self._choose_task()
         self._choose_validation()
         self.chooses_workers = self.dataloader_num_workers is None

@@ -26,7 +26,7 @@ STORED_SIZE = 192  # pixels of a stored crop, so that 128 of them show the netwo
 
 
 class CropImages(CellImages):
-    """Training images as stored crops: `pixel_values` (3, P, P) uint8, P being `STORED_SIZE`, and `row`, an int64.
+    """Training images as stored crops: `pixel_values` (3, P, P) uint8, P being `STORED_SIZE`.
 
     The foremost cell of each image is cut out once, `MARGIN` times as wide as the network's crop, at one size for all
     image sizes, and kept in a memory-mapped file, which later trainings on the same images find again. An image
@@ -81,7 +81,7 @@ class CropImages(CellImages):
         if self.crops is None:
             self.store()
         assert self.crops is not None
-        row = {"pixel_values": torch.from_numpy(self.crops[index].copy()), "labels": self.labels[index], "row": index}
+        row = {"pixel_values": torch.from_numpy(self.crops[index].copy()), "labels": self.labels[index]}
         return row | {name: ids[index] for name, ids in self.head_ids.items()}
 
     def cut_out(self, index: int) -> Tensor:

@@ -1,34 +1,34 @@
-"""What a teacher tells of the training images, and the loss of a student that disagrees."""
+"""What a teacher says of the views that a student is trained on, and the loss of a student that disagrees."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import ModelOutput
 
 _TEMPERATURE = 2.0
 
 
-class TeacherTargets:
-    """What a teacher tells of each training image, and the loss of a student that disagrees.
+class Distillation:
+    """The loss of a student that disagrees with a teacher about the same view (Beyer et al. 2022).
 
     Args:
-        tensors: `logits` (N, K), `embeddings` (N, F) and, with the heads, `stage_logits` (N, S) and
-            `attribute_logits` (N, V), float32.
+        teacher: A network with a `config.image_size` that returns `logits`, `embeddings` and, with the heads,
+            `stage_logits` and `attribute_logits`; it is put into evaluation mode.
         weight: Share, in [0, 1], of the teacher's answers in the loss; the labels have the rest.
-        likeness: Weight of the likeness of images.
+        likeness: Weight of the likeness of images (Tung & Mori 2019).
     """
 
-    def __init__(self, tensors: dict[str, Tensor], weight: float = 0.5, likeness: float = 2.0):
-        self.tensors = tensors
+    def __init__(self, teacher: nn.Module, weight: float = 0.5, likeness: float = 2.0):
+        self.teacher = teacher.eval()
         self.weight = weight
         self.likeness = likeness
 
-    def loss(self, outputs: ModelOutput, rows: Tensor, hard: Tensor) -> Tensor:
+    def loss(self, pixel_values: Tensor, outputs: ModelOutput, hard: Tensor) -> Tensor:
         """The joint loss of labels and teacher.
 
         Args:
+            pixel_values: (N, 3, S, S), the views that the student saw, which the teacher sees at its own size.
             outputs: The student's.
-            rows: (N,) integers, the images of the batch.
             hard: The loss of the labels, a scalar.
 
         Returns:
@@ -36,15 +36,17 @@ class TeacherTargets:
             Leibler of teacher and student at a temperature of 2, times 4, and L the mean squared difference of the
             cosines between all pairs of centred embeddings.
         """
-        device = outputs["logits"].device
-        told = {name: tensor[rows.cpu()].to(device) for name, tensor in self.tensors.items()}
+        size = self.teacher.config.image_size
+        with torch.no_grad():
+            if pixel_values.shape[-1] != size:
+                pixel_values = F.interpolate(pixel_values, (size, size), mode="bilinear", antialias=True)
+            told = self.teacher(pixel_values)
         soft = _divergence(outputs["logits"], told["logits"])
-        if "stage_logits" in told and outputs.get("stage_logits") is not None:
+        if told.get("stage_logits") is not None and outputs.get("stage_logits") is not None:
             soft = soft + _divergence(outputs["stage_logits"], told["stage_logits"])
-        if "attribute_logits" in told and outputs.get("attribute_logits") is not None:
-            parts = [*outputs["attribute_logits"].values()]
-            known = told["attribute_logits"].split([part.shape[1] for part in parts], dim=1)
-            soft = soft + torch.stack([_divergence(*pair) for pair in zip(parts, known, strict=True)]).mean()
+        if told.get("attribute_logits") is not None and outputs.get("attribute_logits") is not None:
+            pairs = [(own, told["attribute_logits"][name]) for name, own in outputs["attribute_logits"].items()]
+            soft = soft + torch.stack([_divergence(*pair) for pair in pairs]).mean()
         cosines = [_cosines(embeddings.float()) for embeddings in (outputs["embeddings"], told["embeddings"])]
         return (1 - self.weight) * hard + self.weight * soft + self.likeness * F.mse_loss(*cosines)
 

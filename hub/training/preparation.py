@@ -1,4 +1,4 @@
-"""What precedes a training on stored crops: the crops, the teacher's answers, the fit of the stain normaliser."""
+"""What precedes a training on stored crops: the crops, the teacher, the fit of the stain normaliser."""
 
 from functools import partial
 from pathlib import Path
@@ -9,14 +9,12 @@ from hub.files import UserError
 from hub.training.arguments import MIXED, DataArguments
 from hub.training.augmentation import AUGMENTATIONS
 from hub.training.crops import CropImages
-from hub.training.distillation import TeacherTargets
+from hub.training.distillation import Distillation
 from hub.training.images import CellImages
 from hub.training.stain import fit_stain_normalizer
-from hub.training.teacher import Teacher, teacher_targets
+from hub.training.teacher import Teacher
 from hub.training.trainer import WBCTrainer
 from hub.training.views import CellViews
-
-TARGETS_NAME = "teacher_targets.safetensors"
 
 
 def training_images(images: partial[CellImages], dataset: Dataset, args: DataArguments) -> CellImages:
@@ -43,7 +41,7 @@ def views_of(images: CellImages | None, image_size: int) -> CellViews | None:
 
 
 def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> None:
-    """Store the crops, ask the teacher about them, and fit a new stain normaliser to them or take the teacher's.
+    """Store the crops, load the teacher, and fit a new stain normaliser to them or take the teacher's.
 
     Args:
         trainer: Holds the model and the training images; nothing is done unless these are `CropImages`.
@@ -62,12 +60,10 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
         images.store(trainer.args.dataloader_num_workers)
     teacher = None
     if args.teacher is not None:
-        with trainer.args.main_process_first(desc="asking the teacher"):
-            if not Path(args.teacher, "config.json").is_file():
-                raise UserError(f"--teacher: no trained teacher in {args.teacher}; make one with `hub teacher`.")
-            path = Path(args.teacher, TARGETS_NAME)
-            teacher = Teacher.from_pretrained(args.teacher)
-            trainer.targets = TeacherTargets(teacher_targets(teacher, images, path, device=trainer.args.device))
+        if not Path(args.teacher, "config.json").is_file():
+            raise UserError(f"--teacher: no trained teacher in {args.teacher}; make one with `hub teacher`.")
+        teacher = Teacher.from_pretrained(args.teacher).to(trainer.args.device, memory_format=trainer.memory_format)
+        trainer.distillation = Distillation(teacher)
     normalizer = getattr(getattr(model, "resnet", None), "stain", None)
     if normalizer is not None:
         if fit_stain and not normalizer.mixture.any():

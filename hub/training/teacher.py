@@ -1,8 +1,8 @@
-"""A teacher that knows ImageNet, and what it tells the student of each training image.
+"""A teacher that knows ImageNet.
 
 ImageNet weights of the ResNet-34 are a download that not everybody has; those of EfficientNet-lite0 come in a package.
 A teacher of these is fine-tuned on the same images, and the ResNet learns from its answers beside the labels (Hinton
-et al. 2015) and from which images it takes to be alike (Tung & Mori 2019).
+et al. 2015), see `hub.training.distillation`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
@@ -28,7 +27,7 @@ from hub.training.heads import choose_heads, head_names
 from hub.training.memory import keep_freed_memory
 from hub.training.stain import fit_stain_normalizer
 from hub.training.trainer import WBCTrainer, last_checkpoint
-from hub.training.views import CellViews, to_pixel_values
+from hub.training.views import CellViews
 from hub.training.weights import load_image_processor
 from modeling_wbc import WBCConfig
 from modeling_wbc.heads_wbc import HeadLosses, split_attributes
@@ -143,46 +142,6 @@ def convert_efficientnet_lite(weights: dict[str, Tensor], network: nn.Module) ->
     return dict(zip(wanted, (tensor for _, tensor in held), strict=True))
 
 
-@torch.no_grad()
-def teacher_targets(teacher: Teacher, images: CropImages, path: Path, views: int = 2, device: str = "cpu") -> dict:
-    """Ask a teacher about each training image, and keep its answers in a file.
-
-    Args:
-        teacher: Trained for the same types, stages and attributes.
-        images: The training images.
-        path: A safetensors file, which is read if it exists.
-        views: Number of turned and shifted views, of unchanged stain, over which answers are averaged.
-        device: Where to compute.
-
-    Returns:
-        The tensors of [`TeacherTargets`].
-    """
-    if path.is_file():
-        return load_file(path)
-    teacher.eval().to(device)
-    generator = torch.Generator().manual_seed(images.seed)
-    view = CellViews(
-        teacher.config.image_size, strength=0, camera=False, shift=0.03, zoom=(0.95, 1.05), surroundings=0
-    )
-    sums: dict[str, list[Tensor]] = {}
-    for first in tqdm(range(0, len(images), 64), desc="Asking the teacher", unit="batch", disable=None):
-        rows = range(first, min(first + 64, len(images)))
-        crops = torch.stack([images[row]["pixel_values"] for row in rows]).to(device)
-        answers: dict[str, Tensor] = {}
-        for _ in range(views):
-            outputs = teacher(to_pixel_values(view(crops, generator)))
-            joined = {name: outputs[name] for name in ("logits", "embeddings", "stage_logits") if name in outputs}
-            if outputs.attribute_logits is not None:
-                joined["attribute_logits"] = torch.cat([*outputs.attribute_logits.values()], 1)
-            answers = {name: answers.get(name, 0) + tensor.cpu() / views for name, tensor in joined.items()}
-        for name, tensor in answers.items():
-            sums.setdefault(name, []).append(tensor)
-    tensors = {name: torch.cat(parts).contiguous() for name, parts in sums.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
-    return tensors
-
-
 def train_teacher(
     dataset_name: str,
     weights: str | os.PathLike,
@@ -193,7 +152,7 @@ def train_teacher(
 ) -> Teacher:
     """Fine-tune a teacher on the training split of a data set behind a stain normaliser, or resume; save it.
 
-    AdamW, a learning rate of 0.001 that falls along a cosine, batches of 64, in float32: depthwise convolutions are
+    AdamW, a learning rate of 0.0005 that falls along a cosine, batches of 64, in float32: depthwise convolutions are
     slow in bfloat16 on CPUs.
 
     Args:
@@ -224,7 +183,7 @@ def train_teacher(
         max_steps=steps,
         per_device_train_batch_size=64,
         optim="adamw_torch",
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         weight_decay=0.02,
         warmup_steps=50,
         lr_scheduler_type="cosine",

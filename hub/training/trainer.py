@@ -16,7 +16,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub.files import HUB_ERRORS, UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
-from hub.training.distillation import TeacherTargets
+from hub.training.averaging import AveragedWeights
+from hub.training.distillation import Distillation
 from hub.training.images import CellImages
 from hub.training.sampling import BalancedSampler
 from hub.training.views import CellViews, to_light, to_pixel_values
@@ -50,7 +51,7 @@ class WBCTrainer(Trainer):
         balanced: Whether to draw the training images by `BalancedSampler`.
         balance: See `hub.training.sampling.balanced_weights`.
         views: Makes the views of training images that are `CropImages`, on the device of the model.
-        targets: What a teacher tells of the training images, which are `CropImages`.
+        distillation: From a teacher, of training images that are `CropImages`.
         **kwargs: Those of `Trainer`; `train_dataset` and `eval_dataset` are `CellImages`.
     """
 
@@ -61,7 +62,7 @@ class WBCTrainer(Trainer):
         balanced: bool = False,
         balance: float = 1.0,
         views: CellViews | None = None,
-        targets: TeacherTargets | None = None,
+        distillation: Distillation | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
@@ -69,7 +70,7 @@ class WBCTrainer(Trainer):
         self.balanced = balanced
         self.balance = balance
         self.views = views
-        self.targets = targets
+        self.distillation = distillation
         self._drawn = (-1, 0)  # the step, and how many batches of it have their views
         self._generator = torch.Generator()  # of the batch
         # Sums over the steps since the last line of the log; the Trainer itself logs the loss alone.
@@ -77,6 +78,9 @@ class WBCTrainer(Trainer):
         self.steps = 0
         if self.train_dataset is not None:
             self.add_callback(AugmentationEpoch(self.train_dataset))
+        self.average = AveragedWeights(self.model, self.args.ema_decay) if self.args.ema_decay else None
+        if self.average is not None:
+            self.add_callback(self.average)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.balanced:
@@ -111,6 +115,8 @@ class WBCTrainer(Trainer):
         finally:
             for hook in hooks:
                 hook.remove()
+        if self.average is not None:
+            self.average.copy_to(self.model)
         if self.state.global_step == self._initial_global_step:
             del output.metrics["train_loss"]
         return output
@@ -123,8 +129,7 @@ class WBCTrainer(Trainer):
         Raises:
             UserError: The loss in training is not finite.
         """
-        rows = inputs.pop("row", None)
-        if rows is not None:
+        if inputs["pixel_values"].dtype == torch.uint8:  # crops that `views` are drawn of
             inputs["pixel_values"] = self._views_of(inputs["pixel_values"])
         inputs["pixel_values"] = inputs["pixel_values"].contiguous(memory_format=self.memory_format)
         outputs = model(**inputs)
@@ -132,8 +137,8 @@ class WBCTrainer(Trainer):
         if model.training:
             if self.args.label_smoothing_factor:
                 loss = self._smoothed_loss(outputs, inputs)
-            if self.targets is not None:
-                loss = self.targets.loss(outputs, rows, loss)
+            if self.distillation is not None:
+                loss = self.distillation.loss(inputs["pixel_values"], outputs, loss)
             self._check_finite(loss)
             self._add_to_log(outputs, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
@@ -234,7 +239,14 @@ class WBCTrainer(Trainer):
                 f"--learning_rate (now {self.args.learning_rate}) and start again{self._or_resume()}"
             )
         with self.saving(folder):
+            if self.average is not None and self.args.should_save:
+                self.average.save(folder)
             super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.load(Path(resume_from_checkpoint))
 
     def _save(self, output_dir=None, state_dict=None):
         folder = Path(output_dir or self.args.output_dir)

@@ -54,6 +54,8 @@ REFUSED_AT_ONCE = {
     "--eval_strategy steps --eval_steps -1": "--eval_steps is -1",
     "--eval_delay -1": "--eval_delay is -1",
     "--seed -1": "--seed is -1",
+    "--ema_decay 1": "--ema_decay is 1.0; give a share from 0",
+    "--ema_decay 0.9 --load_best_model_at_end": "--ema_decay saves the average, --load_best_model_at_end a checkpoint",
     # By transformers itself.
     "--logging_steps 0": "non-zero --logging_steps",
     "--warmup_steps -1": "warmup_steps >= 0",

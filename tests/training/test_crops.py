@@ -12,6 +12,7 @@ from runs import arguments
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
+from transformers import TrainerCallback
 
 import train
 from hub.data.load import load
@@ -20,7 +21,7 @@ from hub.training import crops as crops_module
 from hub.training import stain, teacher
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
-from hub.training.distillation import TeacherTargets
+from hub.training.distillation import Distillation
 from hub.training.stain import fit_stain_normalizer
 from hub.training.trainer import WBCTrainer
 from hub.training.views import MARGIN, CellViews
@@ -39,7 +40,6 @@ def images(data, tmp_path, monkeypatch):
 def test_a_crop_shows_what_the_network_sees_and_its_surroundings(images):
     row = images[5]
     assert row["labels"] == images.labels[5]
-    assert row["row"] == 5
     assert row["pixel_values"].dtype == torch.uint8
     image = images.dataset.cast_column("image", datasets.Image())[5]["image"]
     seen = images.image_processor(image, return_tensors="pt")["pixel_values"][0]
@@ -85,18 +85,40 @@ def outputs_of(logits, attribute_logits, embeddings):
     return WBCImageClassifierOutput(logits=logits, attribute_logits=attribute_logits, embeddings=embeddings)
 
 
-def test_the_loss_of_a_student_that_agrees_is_that_of_the_labels():
+class Told(nn.Module):
+    """A teacher that says of view number n what it was told to say of it."""
+
+    def __init__(self, told, image_size):
+        super().__init__()
+        self.config = WBCConfig(image_size=image_size)
+        self.told = told
+        self.shape = None
+
+    def forward(self, pixel_values):
+        assert not torch.is_grad_enabled()
+        assert not self.training
+        self.shape = pixel_values.shape
+        rows = pixel_values[:, 0].mean((1, 2)).round().long()
+        attributes = {name: tensor[rows] for name, tensor in self.told["attribute_logits"].items()}
+        return outputs_of(self.told["logits"][rows], attributes, self.told["embeddings"][rows])
+
+
+def test_the_loss_of_a_student_that_agrees_about_a_view_is_that_of_the_labels():
     generator = torch.Generator().manual_seed(1)
+    attributes = {name: torch.randn(9, size, generator=generator) for name, size in (("a", 2), ("b", 3))}
     told = {
         "logits": torch.randn(9, 4, generator=generator),
-        "attribute_logits": torch.randn(9, 5, generator=generator),
+        "attribute_logits": attributes,
         "embeddings": torch.randn(9, 7, generator=generator),
     }
-    targets = TeacherTargets(told, weight=0.25, likeness=2.0)
+    teacher = Told(told, image_size=12)
+    distillation = Distillation(teacher, weight=0.25, likeness=2.0)
     rows = torch.tensor([8, 0, 3, 5])
-    parts = told["attribute_logits"][rows].split([2, 3], 1)
-    same = outputs_of(told["logits"][rows], {"a": parts[0], "b": parts[1]}, 3 * told["embeddings"][rows])
-    assert targets.loss(same, rows, torch.tensor(2.0)).item() == pytest.approx(1.5, abs=1e-5)
+    views = rows.float().view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    parts = {name: tensor[rows] for name, tensor in reversed(attributes.items())}  # by name, not by place
+    same = outputs_of(told["logits"][rows], parts, 3 * told["embeddings"][rows])
+    assert distillation.loss(views, same, torch.tensor(2.0)).item() == pytest.approx(1.5, abs=1e-5)
+    assert teacher.shape == (4, 3, 12, 12)  # its own size
 
     logits = torch.randn(4, 4, generator=generator)
     embeddings = torch.randn(4, 6, generator=generator)
@@ -110,7 +132,7 @@ def test_the_loss_of_a_student_that_agrees_is_that_of_the_labels():
 
     unlike = (cosines(embeddings) - cosines(told["embeddings"][rows])).square().mean()
     expected = 0.75 * 2 + 0.25 * divergence + 2 * unlike
-    assert targets.loss(other, rows, torch.tensor(2.0)).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert distillation.loss(views, other, torch.tensor(2.0)).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.fixture
@@ -134,10 +156,9 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     assert torch.equal(trained.classifier.weight, again.classifier.weight)
 
     mixed = ("--augment", "mixed", "--find_cell", "--stain_size", "16", "--teacher", str(folder), "--do_train")
-    steps = ("--save_strategy", "steps", "--save_steps", "2", "--calibrate", "False")
+    steps = ("--save_strategy", "steps", "--save_steps", "2", "--calibrate", "False", "--ema_decay", "0.5")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train.main(arguments(data, "none", whole, *mixed, *steps, "--max_steps", "4", "--image_size", "64"))
-    assert set(load_file(folder / "teacher_targets.safetensors")) == {"logits", "embeddings"}
     model = WBCForImageClassification.from_pretrained(whole)
     assert model.image_processor.do_correct_illumination
     assert trained.stain.mixture.any()
@@ -155,6 +176,9 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     )
     first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    # What is saved in the end is the average over the steps, not the last weights.
+    last = load_file(whole / "checkpoint-4" / "model.safetensors")
+    assert not torch.equal(first["classifier.1.weight"], last["classifier.1.weight"])
     assert json.loads((whole / "config.json").read_text())["stain_size"] == 16
 
 
@@ -189,6 +213,35 @@ def test_colours_vary_behind_the_normaliser_in_training_alone(images, tmp_path):
     batch = {"pixel_values": torch.rand(8, 3, 32, 32), "labels": torch.zeros(8, dtype=torch.long)}
     model(**batch)  # somebody else trains on
     torch.testing.assert_close(model.after, model.before, atol=0.01, rtol=0)
+
+
+class Recorded(TrainerCallback):
+    """Keeps the weights after each step."""
+
+    def __init__(self):
+        self.weights = []
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        self.weights.append(model.classifier.weight.detach().clone())
+
+
+def test_the_average_of_the_weights_is_that_of_the_steps(images, tmp_path):
+    args = WBCTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        do_train=True,
+        per_device_train_batch_size=8,
+        max_steps=3,
+        learning_rate=0.1,
+        ema_decay=0.75,
+        save_strategy="no",
+        report_to="none",
+    )
+    recorded = Recorded()
+    trainer = WBCTrainer(model=Seen(), args=args, train_dataset=images, views=CellViews(32), callbacks=[recorded])
+    trainer.train()
+    first, second, third = recorded.weights
+    expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+    torch.testing.assert_close(trainer.model.classifier.weight.detach(), expected)
 
 
 def short_fit(normalizer, images, device):
