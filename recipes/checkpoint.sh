@@ -22,17 +22,20 @@ CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 # What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
 # take two and a half hours for the second line; a GPU takes minutes for the first.
 if command -v nvidia-smi > /dev/null; then
-    TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 STEPS_TRAVEL=1200 BATCH=128 WORKERS=8
+    TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 STEPS_TRAVEL=1200 STEPS_VIEWS=5000
+    BATCH=128 WORKERS=8
 else
-    TEACHER=800 STEPS_64=1600 STEPS_96=1400 STEPS_LONG=4800 STEPS_LABELS=800 STEPS_TRAVEL=1200 BATCH=64 WORKERS=0
+    TEACHER=1500 STEPS_64=1600 STEPS_96=1400 STEPS_LONG=4800 STEPS_LABELS=800 STEPS_TRAVEL=1200 STEPS_VIEWS=6600
+    BATCH=64 WORKERS=0
 fi
 
 recipe=(
     --dataset_name "$DATA" --find_cell --augment mixed --balanced
     --do_train --calibrate False --bf16 --per_device_train_batch_size "$BATCH" --dataloader_num_workers "$WORKERS"
-    --center_loss_weight 0.0001 --label_smoothing_factor 0.05 --lr_scheduler_type cosine --weight_decay 5e-4
-    --max_grad_norm 5 --save_strategy steps --save_steps 400 --save_total_limit 1
+    --center_loss_weight 0.0001 --label_smoothing_factor 0.05 --weight_decay 5e-4 --max_grad_norm 5
+    --save_strategy steps --save_steps 400 --save_total_limit 1
 )
+falling=(--lr_scheduler_type cosine)
 
 train() { # NAME ARGUMENTS...
     local folder="$OUTPUT/$1"
@@ -51,24 +54,29 @@ fi
 
 python -m hub teacher --dataset_name "$DATA" --weights "$LITE0" --steps "$TEACHER" --output "$OUTPUT/teacher"
 # The stain normaliser is fitted before the teacher, frozen, and taken over by the first training.
-guided=(--balance 0.5 --teacher "$OUTPUT/teacher")
+guided=(--balance 0.5 --teacher "$OUTPUT/teacher" "${falling[@]}")
 train student-64 "${guided[@]}" --model_name_or_path none --image_size 64 --stain_size 32 --max_steps "$STEPS_64" \
     --learning_rate 0.06 --warmup_steps 200
 train student-96 "${guided[@]}" --model_name_or_path "$OUTPUT/student-64" --image_size 96 --max_steps "$STEPS_96" \
     --learning_rate 0.05 --warmup_steps 50
 train student-96b "${guided[@]}" --model_name_or_path "$OUTPUT/student-96" --image_size 96 --max_steps "$STEPS_LONG" \
     --learning_rate 0.05 --warmup_steps 50
-# At last from the labels alone, which know other labs better than the teacher does.
-train student-96c --balance 0.75 --model_name_or_path "$OUTPUT/student-96b" --image_size 96 \
+# From the labels alone, drawn more evenly over labs and types.
+train student-96c --balance 0.75 "${falling[@]}" --model_name_or_path "$OUTPUT/student-96b" --image_size 96 \
     --max_steps "$STEPS_LABELS" --learning_rate 0.02 --warmup_steps 50
-train student-96d --balance 0.75 --model_name_or_path "$OUTPUT/student-96c" --image_size 96 \
+train student-96d --balance 0.75 "${falling[@]}" --model_name_or_path "$OUTPUT/student-96c" --image_size 96 \
     --max_steps "$STEPS_TRAVEL" --learning_rate 0.03 --warmup_steps 50
 # Three quarters of the way from the one to the other.
 if [ ! -f "$OUTPUT/mean/model.safetensors" ]; then
     python -m hub model average "$OUTPUT/student-96c" "$OUTPUT/student-96d" --share 0.75 --output "$OUTPUT/mean"
 fi
+# Long, with the teacher on the student's own views; what is saved is the moving average of the weights.
+train student-96e --balance 0.75 --teacher "$OUTPUT/teacher" --ema_decay 0.999 \
+    --lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs '{"min_lr_rate": 0.2}' \
+    --model_name_or_path "$OUTPUT/mean" --image_size 96 --max_steps "$STEPS_VIEWS" --learning_rate 0.04 \
+    --warmup_steps 100
 if [ ! -f "$OUTPUT/calibrated/test_results.json" ]; then
-    accelerate launch train.py --do_eval --calibrate --bf16 --model_name_or_path "$OUTPUT/mean" \
+    accelerate launch train.py --do_eval --calibrate --bf16 --model_name_or_path "$OUTPUT/student-96e" \
         --dataset_name "$DATA" --output_dir "$OUTPUT/calibrated"
 fi
 python -m hub model export "$OUTPUT/calibrated" --output "$CHECKPOINT"
@@ -83,4 +91,4 @@ if [ ! -d "$OUTPUT/labs" ]; then
 fi
 python -m hub model report "$CHECKPOINT" --evaluation "$OUTPUT/checkpoint" --ood "$OUTPUT/ood" --labs "$OUTPUT/labs" \
     --training "$OUTPUT/student-64" "$OUTPUT/student-96" "$OUTPUT/student-96b" \
-    "$OUTPUT/student-96c" "$OUTPUT/student-96d" "$OUTPUT/mean" --exported "$OUTPUT/calibrated"
+    "$OUTPUT/student-96c" "$OUTPUT/student-96d" "$OUTPUT/mean" "$OUTPUT/student-96e" --exported "$OUTPUT/calibrated"

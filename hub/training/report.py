@@ -225,6 +225,13 @@ def describe_training(
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
     network, loss = (baseline, "cross entropy") if baseline else _describe_network(trainer.model.config)
+    if (teacher := trainer.distillation) is not None:
+        loss = (
+            f"{1 - teacher.weight:g} x ({loss}) + {teacher.weight:g} x divergence from a teacher of the same views "
+            f"+ {teacher.likeness:g} x difference in which images are alike"
+        )
+    settings = args.lr_scheduler_kwargs or {}
+    schedule = [args.lr_scheduler_type.value, *(f"{name} {value}" for name, value in settings.items())]
     size = trainer.model.config.image_size
     return metrics | {
         "command": command,
@@ -245,7 +252,8 @@ def describe_training(
             + (f", without {data_args.leave_out}" if data_args.leave_out else ""),
             "Sampling": "evenly over data sets, classes and photographs" if data_args.balanced else "every image once",
             "Optimiser": f"{optimizer}, weight decay {args.weight_decay}{clip}",
-            "Learning rate": f"{args.learning_rate}, {args.lr_scheduler_type.value}, warm-up {args.warmup_steps:g}",
+            "Learning rate": ", ".join([str(args.learning_rate), *schedule, f"warm-up {args.warmup_steps:g}"]),
+            "Weights": f"moving average, decay {args.ema_decay:g}" if args.ema_decay else "those of the last step",
             "Batch": batch,
             "Epochs": round(trainer.state.epoch, 2),
             "Precision": "fp32" if args.mixed_precision == "no" else args.mixed_precision,

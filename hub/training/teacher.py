@@ -146,7 +146,7 @@ def train_teacher(
     dataset_name: str,
     weights: str | os.PathLike,
     output: str | os.PathLike,
-    steps: int = 800,
+    steps: int = 1500,
     image_size: int = 112,
     stain_size: int = 32,
 ) -> Teacher:

@@ -176,6 +176,10 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     )
     first, second = (load_file(path / "model.safetensors") for path in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    recipe = json.loads((whole / "train_results.json").read_text())["recipe"]
+    assert recipe["Loss"].startswith("0.5 x (cross entropy + ")
+    assert "0.5 x divergence from a teacher" in recipe["Loss"]
+    assert recipe["Weights"] == "moving average, decay 0.5"
     # What is saved in the end is the average over the steps, not the last weights.
     last = load_file(whole / "checkpoint-4" / "model.safetensors")
     assert not torch.equal(first["classifier.1.weight"], last["classifier.1.weight"])
