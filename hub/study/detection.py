@@ -197,7 +197,7 @@ def draw_mistakes(predictions: Path, bccd: Path, output: Path) -> list[tuple[str
         OSError: A file cannot be read.
     """
     rows = mistaken_photographs(predictions)
-    processor, images = WBCImageProcessor(), []
+    processor, images = WBCImageProcessor(do_correct_illumination=True), []
     for name, label, answer, wrong, files in rows:
         image = read_image(bccd / "Original_Images" / f"{name}.jpg")
         boxes, _ = processor.find_cells(image)

@@ -226,8 +226,8 @@ class WBCTrainingArguments(TrainingArguments):
     ema_decay: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the moving average of the weights that each step keeps, e.g. 0.999; the average is what "
-            "is saved in the end. Default: no average."
+            "help": "Share of the moving average of the weights that each step keeps, e.g. 0.999. The average is what "
+            "is saved, calibrated and evaluated in the end; checkpoints hold both. Default: no average."
         },
     )
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})

@@ -156,7 +156,10 @@ def check_trainer(trainer: WBCTrainer) -> None:
             "--per_device_train_batch_size."
         )
     _check_metric(trainer)
-    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+    is_sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if is_sharded and args.ema_decay:
+        raise UserError("--ema_decay averages whole weights, which FSDP and DeepSpeed share out. Leave it out.")
+    if not is_sharded:
         with refusing_arguments(f"--optim {args.optim.value} or --lr_scheduler_type {args.lr_scheduler_type.value}: "):
             trainer.create_optimizer_and_scheduler(num_training_steps=10)
         trainer.optimizer = trainer.lr_scheduler = None

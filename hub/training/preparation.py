@@ -49,7 +49,7 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
         fit_stain: Whether to fit the model's `StainNormalizer` if its weights are new; a run that is resumed has it.
 
     Raises:
-        UserError: There is no such teacher, or it is given without stored crops.
+        UserError: There is no such teacher, it saw other labs, or it is given without stored crops.
     """
     images, model = trainer.train_dataset, trainer.model
     if not isinstance(images, CropImages):
@@ -63,6 +63,13 @@ def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> 
         if not Path(args.teacher, "config.json").is_file():
             raise UserError(f"--teacher: no trained teacher in {args.teacher}; make one with `hub teacher`.")
         teacher = Teacher.from_pretrained(args.teacher).to(trainer.args.device, memory_format=trainer.memory_format)
+        left_out = getattr(teacher.config, "left_out", None)
+        if args.train_on or args.leave_out != left_out:
+            flag = f"--leave_out {left_out}" if left_out else "neither --train_on nor --leave_out"
+            raise UserError(
+                f"--teacher: the one in {args.teacher} needs {flag}, as it would tell of labs that this training is "
+                "not to see. `hub teacher --leave_out LAB` makes one for another selection."
+            )
         trainer.distillation = Distillation(teacher)
     normalizer = getattr(getattr(model, "resnet", None), "stain", None)
     if normalizer is not None:

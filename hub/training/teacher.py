@@ -24,6 +24,7 @@ from hub.files import UserError, one_line
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
 from hub.training.heads import choose_heads, head_names
+from hub.training.images import only_of
 from hub.training.memory import keep_freed_memory
 from hub.training.stain import fit_stain_normalizer
 from hub.training.trainer import WBCTrainer, last_checkpoint
@@ -147,6 +148,7 @@ def train_teacher(
     weights: str | os.PathLike,
     output: str | os.PathLike,
     steps: int = 1500,
+    leave_out: str | None = None,
     image_size: int = 112,
     stain_size: int = 32,
 ) -> Teacher:
@@ -160,19 +162,20 @@ def train_teacher(
         weights: See `new_teacher`.
         output: A folder; one that holds a finished teacher is read.
         steps: Number of batches.
+        leave_out: The lab that it does not see, by its name in the column `lab`; kept as `config.left_out`.
         image_size: Height and width in pixels of its input.
         stain_size: Height and width in pixels of the thumbnail of the normaliser, which is fitted first and frozen.
 
     Raises:
-        UserError: The data set or the weights are wrong.
+        UserError: The data set or the weights are wrong, or there is no such lab.
     """
     if Path(output, "config.json").is_file():
         return Teacher.from_pretrained(output)
     keep_freed_memory()
-    dataset = load(dataset_name)
+    dataset = only_of(load(dataset_name), leave_out=leave_out)
     names = dataset["train"].features["label"].names
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    config = WBCConfig(image_size=image_size, stain_size=stain_size, **labels)
+    config = WBCConfig(image_size=image_size, stain_size=stain_size, left_out=leave_out, **labels)
     choose_heads(config, head_names(dataset, True), None, True)
     processor = load_image_processor(None, image_size, find_cell=True)
     train = CropImages(dataset["train"], image_processor=processor, config=config)

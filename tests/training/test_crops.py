@@ -186,6 +186,32 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     assert json.loads((whole / "config.json").read_text())["stain_size"] == 16
 
 
+def test_a_teacher_that_saw_a_lab_does_not_tell_a_training_without_it(
+    blood, tiny, small_teacher, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(crops_module, "STORED_SIZE", 48)
+    monkeypatch.setattr(stain, "_BATCH_SIZE", 8)
+    monkeypatch.setattr(teacher, "fit_stain_normalizer", short_fit)
+    monkeypatch.setattr(crops_module.datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    folders = {lab: tmp_path / f"without {lab}" for lab in (None, "pbc")}
+    for lab, folder in folders.items():
+        teacher.train_teacher(blood, small_teacher, folder, 1, lab, image_size=32, stain_size=16)
+    counts = sorted(len(np.load(path, mmap_mode="r")) for path in tmp_path.glob("wbc_crops/*.npy"))
+    labs = load(blood)["train"]["lab"][:]
+    assert counts == [labs.count("bccd"), len(labs)]
+
+    told = ("--augment", "mixed", "--find_cell", "--do_train", "--calibrate", "False", "--max_steps", "1", "--teacher")
+    for lab, flags, needed in (
+        (None, ("--leave_out", "pbc"), "needs neither --train_on nor --leave_out"),
+        (None, ("--train_on", "bccd"), "needs neither"),
+        ("pbc", (), "needs --leave_out pbc"),
+    ):
+        with pytest.raises(UserError, match=f"--teacher: the one in .* {needed}"):
+            train.main(arguments(blood, tiny, tmp_path / "run", *told, str(folders[lab]), *flags))
+    train.main(arguments(blood, tiny, tmp_path / "run", *told, str(folders["pbc"]), "--leave_out", "pbc"))
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 class Seen(nn.Module):
     """Keeps what a network sees behind its normaliser."""
 
