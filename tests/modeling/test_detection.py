@@ -79,6 +79,7 @@ def test_red_cells_of_a_bluish_stain_are_no_white_cells(red):
     assert_found(*scene(TWO, red=red, red_cell=(0.7, 0.66, 0.78)))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("background", ["black", "red", "lime", "blue", "yellow", "magenta"])
 def test_drawings_on_any_ground_are_read(background):
     drawing = Image.new("RGB", (120, 90), background)
