@@ -194,6 +194,8 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
             held_out = sample_evenly(labs, MAX_FITTED_IMAGES, images.seed)
             drawings = DeadLeaves(images.image_processor, min(len(rows), MAX_DRAWINGS), images.seed)
             drawn = _statistics(trainer, drawings, range(len(drawings)))
+            # What is no cell has red cells or smooth colours: neither may tell the cells of another camera from cells.
+            cells = np.concatenate((cells, _statistics(trainer, Restained(images, camera=True), rows)))
             samples = (cells, np.concatenate((beside, drawn)), _statistics(trainer, validation, held_out))
             cells, beside, others = ((sample - mean) @ whitening.T for sample in samples)
             direction, offset = fit_direction(cells, beside)

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
 from hub.training.images import CellImages
-from hub.training.views import mix_stains_of_images
+from hub.training.views import mix_stains_of_images, vary_camera
 from modeling_wbc import WBCImageProcessor
+from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.reading_wbc import read_image
 
 # The side of a crop beside cells, in sides of the crop around the image's foremost cell: the detector takes platelets
@@ -29,29 +30,34 @@ class Restained(torch.utils.data.Dataset):
 
     Args:
         images: The rows, without augmentation.
+        camera: Whether other cameras take them, too, see `hub.training.views.vary_camera`.
     """
 
-    def __init__(self, images: CellImages):
+    def __init__(self, images: CellImages, camera: bool = False):
         self.images = images
+        self.camera = camera
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
         row = self.images[index]
-        return row | {"pixel_values": restain(row["pixel_values"], self.images.image_processor, self._seed(index))}
+        return row | {
+            "pixel_values": restain(row["pixel_values"], self.images.image_processor, self._seed(index), self.camera)
+        }
 
     def _seed(self, index: int) -> int:
         return random.Random(f"{self.images.seed} restain {index}").getrandbits(63)
 
 
-def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int) -> Tensor:
+def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int, camera: bool = False) -> Tensor:
     """Change the stains of a normalised crop at random.
 
     Args:
         pixel_values: (3, H, W) float32, as `image_processor` returns them.
         image_processor: Tells how the crop was normalised.
         seed: The same seed gives the same change.
+        camera: Whether to change what a camera makes of it as well.
 
     Returns:
         (3, H, W) float32, normalised as before.
@@ -60,8 +66,11 @@ def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int)
         torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
     )
     image = pixel_values * std + mean
-    mixed = mix_stains_of_images(image[None], 1.0, torch.Generator().manual_seed(seed))[0]
-    return (mixed - mean) / std
+    generator = torch.Generator().manual_seed(seed)
+    mixed = mix_stains_of_images(image[None], 1.0, generator)
+    if camera:
+        mixed = (vary_camera(mixed * (255 / BACKGROUND), generator) * (BACKGROUND / 255)).clamp(0, 1)
+    return (mixed[0] - mean) / std
 
 
 class CropsBesideCells(torch.utils.data.Dataset):

@@ -69,11 +69,7 @@ class CellViews:
         if self.strength:
             light = mix_stains(light, self.strength, generator)
         if self.camera:
-            light = change_tones(light, generator)
-            light = blur(light, generator)
-            light = sharpen(light, generator)
-            light = add_noise(light, generator)
-            light = compress(light, generator)
+            light = vary_camera(light, generator)
         return (light * (BACKGROUND / 255)).clamp_(0, 1)
 
     def vary_normalized(self, light: Tensor, generator: torch.Generator) -> Tensor:
@@ -204,6 +200,13 @@ def mix_stains_of_images(
     """`mix_stains` of images (N, 3, H, W) float32 in [0, 1] of corrected illumination; returns such images."""
     mixed = mix_stains(images * (255 / BACKGROUND), strength, generator, grey_share)
     return (mixed * (BACKGROUND / 255)).clamp(0, 1)
+
+
+def vary_camera(light: Tensor, generator: torch.Generator) -> Tensor:
+    """Show images (N, 3, H, W), light as a share of the background's, as other cameras do: each step changes some."""
+    for change in (change_tones, blur, sharpen, add_noise, compress):
+        light = change(light, generator)
+    return light
 
 
 def change_tones(light: Tensor, generator: torch.Generator) -> Tensor:

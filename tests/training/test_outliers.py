@@ -94,3 +94,16 @@ def test_other_stains_change_the_colours_of_the_same_crop(images):
     light = (images[0]["pixel_values"] * STD + MEAN) * (255 / BACKGROUND)
     expected = mix_stains(light[None], 1.0, torch.Generator().manual_seed(1))[0] * (BACKGROUND / 255)
     torch.testing.assert_close(first * STD + MEAN, expected.clamp(max=1), atol=1e-5, rtol=0)
+
+
+def test_other_cameras_change_more_than_the_stain(images):
+    restained, photographed = Restained(images), Restained(images, camera=True)
+    changed = 0
+    for index in range(12):
+        stain, camera = restained[index]["pixel_values"], photographed[index]["pixel_values"]
+        assert torch.equal(camera, photographed[index]["pixel_values"])
+        light = camera * STD + MEAN
+        assert light.min() > -1e-5
+        assert light.max() < 1 + 1e-5
+        changed += not torch.allclose(stain, camera, atol=1e-3)
+    assert 6 <= changed <= 12  # five changes, three tenths of the images each
