@@ -20,7 +20,7 @@ OUTPUT=${OUTPUT:-outputs}
 CHECKPOINT=${CHECKPOINT:-hub/checkpoint}
 
 # What the machine gives: steps of the teacher and of each training, and their batch. Two CPU cores that multiply bf16
-# take two and a half hours for the second line; a GPU takes minutes for the first.
+# take about five hours for the second line; a GPU takes minutes for the first.
 if command -v nvidia-smi > /dev/null; then
     TEACHER=1500 STEPS_64=3000 STEPS_96=1000 STEPS_LONG=4000 STEPS_LABELS=700 STEPS_TRAVEL=1200 STEPS_VIEWS=5000
     BATCH=128 WORKERS=8

@@ -156,7 +156,9 @@ def _measure_stain(image: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray
         Two float32 arrays (H // step, W // step), computed from means of `step` x `step` pixels.
     """
     height, width = (side // step for side in image.shape[1:])
-    background = np.maximum(background_color(image), np.finfo(np.float32).tiny)
+    # A drawing's background may lack a channel, which then has no shares.
+    least = max(float(image.max()) / 256, float(np.finfo(np.float32).tiny))
+    background = np.maximum(background_color(image), least)
     green, blue = (
         sum(tiles[i::step, j::step].astype(np.float32) for i in range(step) for j in range(step)) / (step**2 * light)
         for tiles, light in zip(image[1:, : height * step, : width * step], background[1:], strict=True)
@@ -186,7 +188,7 @@ def _nucleus_threshold(stain: np.ndarray, light: np.ndarray) -> float | None:
     # image is stained.
     power = stained**7
     low, high = np.multiply(_NUCLEUS_SHARE, (power @ stained) / power.sum())
-    # Beside a background without blue or green light, stain is not finite.
+    # Beside a background without blue or green light, stain has no bounds.
     dark = stain[(light < _CLEAR) & (np.abs(stain) <= 1)]
     return max(_MIN_EDGE_STAIN, low, min(high, split_in_two(dark)))
 
