@@ -20,7 +20,7 @@ class AveragedWeights(TrainerCallback):
     of other sources better (Izmailov et al. 2018, Cha et al. 2021).
 
     Args:
-        model: The model as it is before the training.
+        model: The model as it is before the training, on its device.
         decay: Share of the former average at each step, in (0, 1).
     """
 
@@ -29,7 +29,7 @@ class AveragedWeights(TrainerCallback):
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Take the weights after a step into the average, which is that of the first step alone at first."""
-        self.averaged.to(args.device).update_parameters(model)
+        self.averaged.update_parameters(model)
 
     def copy_to(self, model: nn.Module) -> None:
         """Give a model the averaged weights, if there were any steps."""

@@ -176,9 +176,9 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     """Give the model a `SmearNovelty` of all stages but the last, fitted to a sample of the images.
 
     The Gaussian is fitted to at most `MAX_FITTED_IMAGES` of them as they are and `MAX_RESTAINED` under other stains,
-    the direction to the same, to crops beside the cells of the former, and to at most `MAX_DRAWINGS` drawings. Its
-    log-odds count from where they begin to be higher than those of the cells of each large lab's validation images. A
-    model of whole fields has no direction, as they show what lies beside their cells.
+    the direction to the same, to the former as other cameras take them, to crops beside their cells, and to at most
+    `MAX_DRAWINGS` drawings. Its log-odds count from where they begin to be higher than those of the cells of each
+    large lab's validation images. A model of whole fields has no direction, as they show what lies beside their cells.
     """
     model, validation = trainer.model.eval(), trainer.eval_dataset
     model.config.novelty_stages = [*range(1, max(2, len(model.config.depths)))]

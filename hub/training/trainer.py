@@ -76,11 +76,12 @@ class WBCTrainer(Trainer):
         # Sums over the steps since the last line of the log; the Trainer itself logs the loss alone.
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
+        self.average: AveragedWeights | None = None
         if self.train_dataset is not None:
             self.add_callback(AugmentationEpoch(self.train_dataset))
-        self.average = AveragedWeights(self.model, self.args.ema_decay) if self.args.ema_decay else None
-        if self.average is not None:
-            self.add_callback(self.average)
+            if self.args.ema_decay:
+                self.average = AveragedWeights(self.model, self.args.ema_decay)
+                self.add_callback(self.average)
 
     def _get_train_sampler(self, train_dataset=None):
         if self.balanced:
