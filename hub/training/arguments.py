@@ -89,11 +89,12 @@ class DataArguments:
             "any other, to 1."
         },
     )
-    teacher: str | None = field(
+    teacher: list[str] | None = field(
         default=None,
         metadata={
-            "help": "The folder of a teacher that `python -m hub teacher` trained, from whose answers about the crops "
-            "of --augment mixed the network learns beside the labels. Default: none."
+            "help": "Folders of teachers, from whose answers about the crops of --augment mixed the network learns "
+            "beside the labels: what `python -m hub teacher` trained, or classifiers with the same types. "
+            "Default: none."
         },
     )
 

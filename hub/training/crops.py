@@ -84,22 +84,23 @@ class CropImages(CellImages):
         row = {"pixel_values": torch.from_numpy(self.crops[index].copy()), "labels": self.labels[index]}
         return row | {name: ids[index] for name, ids in self.head_ids.items()}
 
-    def cut_out(self, index: int) -> Tensor:
-        """The crop (3, P, P) uint8 of one image, read anew."""
-        processor = self.image_processor
-        image = read_image(self.dataset[index]["image"])
-        if self.boxes[index].isnan().any():
-            self.boxes[index] = foremost_cell(processor, image)
-        box = self.boxes[index]
-        if box.any():
-            square = processor.crop_boxes(box[None])
-        else:
-            width, height = image.size
-            side = max(width, height)
-            square = torch.tensor([[width - side, height - side, width + side, height + side]]) / 2
-        middle, half = (square[:, :2] + square[:, 2:]) / 2, MARGIN * (square[:, 2:] - square[:, :2]) / 2
-        (crop,) = processor.crop(image, torch.cat((middle - half, middle + half), 1))
-        return v2.functional.resize(crop, [STORED_SIZE, STORED_SIZE], antialias=True)
+
+def cut_out(images: CellImages, index: int) -> Tensor:
+    """The stored crop (3, P, P) uint8 of one image, see [`CropImages`], read anew."""
+    processor = images.image_processor
+    image = read_image(images.dataset[index]["image"])
+    if images.boxes[index].isnan().any():
+        images.boxes[index] = foremost_cell(processor, image)
+    box = images.boxes[index]
+    if box.any():
+        square = processor.crop_boxes(box[None])
+    else:
+        width, height = image.size
+        side = max(width, height)
+        square = torch.tensor([[width - side, height - side, width + side, height + side]]) / 2
+    middle, half = (square[:, :2] + square[:, 2:]) / 2, MARGIN * (square[:, 2:] - square[:, :2]) / 2
+    (crop,) = processor.crop(image, torch.cat((middle - half, middle + half), 1))
+    return v2.functional.resize(crop, [STORED_SIZE, STORED_SIZE], antialias=True)
 
 
 class _Cutter(torch.utils.data.Dataset):
@@ -112,4 +113,4 @@ class _Cutter(torch.utils.data.Dataset):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return self.images.cut_out(index)
+        return cut_out(self.images, index)

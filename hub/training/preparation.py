@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from hub.files import UserError
 from hub.training.arguments import MIXED, DataArguments
@@ -15,6 +16,7 @@ from hub.training.stain import fit_stain_normalizer
 from hub.training.teacher import Teacher
 from hub.training.trainer import WBCTrainer
 from hub.training.views import CellViews
+from modeling_wbc import WBCConfig, WBCForImageClassification
 
 
 def training_images(images: partial[CellImages], dataset: Dataset, args: DataArguments) -> CellImages:
@@ -41,41 +43,57 @@ def views_of(images: CellImages | None, image_size: int) -> CellViews | None:
 
 
 def prepare_crops(trainer: WBCTrainer, args: DataArguments, fit_stain: bool) -> None:
-    """Store the crops, load the teacher, and fit a new stain normaliser to them or take the teacher's.
+    """Store the crops, load the teachers, and fit a new stain normaliser to them or take the first teacher's.
 
     Args:
         trainer: Holds the model and the training images; nothing is done unless these are `CropImages`.
-        args: Names the teacher.
+        args: Names the teachers.
         fit_stain: Whether to fit the model's `StainNormalizer` if its weights are new; a run that is resumed has it.
 
     Raises:
-        UserError: There is no such teacher, it saw other labs, or it is given without stored crops.
+        UserError: There is no such teacher, it saw other labs or tells other types, or it is given without stored
+            crops.
     """
     images, model = trainer.train_dataset, trainer.model
     if not isinstance(images, CropImages):
-        if args.teacher is not None:
+        if args.teacher:
             raise UserError(f"--teacher needs --augment {MIXED}, whose crops it looks at.")
         return
     with trainer.args.main_process_first(desc="cutting out cells"):
         images.store(trainer.args.dataloader_num_workers)
-    teacher = None
-    if args.teacher is not None:
-        if not Path(args.teacher, "config.json").is_file():
-            raise UserError(f"--teacher: no trained teacher in {args.teacher}; make one with `hub teacher`.")
-        teacher = Teacher.from_pretrained(args.teacher).to(trainer.args.device, memory_format=trainer.memory_format)
-        left_out = getattr(teacher.config, "left_out", None)
-        if args.train_on or args.leave_out != left_out:
-            flag = f"--leave_out {left_out}" if left_out else "neither --train_on nor --leave_out"
-            raise UserError(
-                f"--teacher: the one in {args.teacher} needs {flag}, as it would tell of labs that this training is "
-                "not to see. `hub teacher --leave_out LAB` makes one for another selection."
-            )
-        trainer.distillation = Distillation(teacher)
+    teachers = [load_teacher(folder, trainer, args) for folder in args.teacher or ()]
+    if teachers:
+        trainer.distillation = Distillation(teachers)
     normalizer = getattr(getattr(model, "resnet", None), "stain", None)
     if normalizer is not None:
         if fit_stain and not normalizer.mixture.any():
-            if teacher is not None and teacher.config.stain_size == normalizer.size:
-                normalizer.load_state_dict(teacher.stain.state_dict())  # teacher and student see the same
+            fitted = teachers[0].stain if teachers and isinstance(teachers[0], Teacher) else None
+            if fitted is not None and fitted.size == normalizer.size:
+                normalizer.load_state_dict(fitted.state_dict())  # teacher and student see the same
             else:
                 fit_stain_normalizer(normalizer, images, device=trainer.args.device)
         normalizer.requires_grad_(False)
+
+
+def load_teacher(folder: str, trainer: WBCTrainer, args: DataArguments) -> PreTrainedModel:
+    """Load a teacher of the trainer's model: a `Teacher`, or a classifier with the same types.
+
+    Raises:
+        UserError: There is none in the folder, it may have seen labs that the training is not to see, or it tells
+            other types, stages or attributes.
+    """
+    if not Path(folder, "config.json").is_file():
+        raise UserError(f"--teacher: no trained teacher in {folder}; make one with `hub teacher`.")
+    config, own = WBCConfig.from_pretrained(folder), trainer.model.config
+    left_out = getattr(config, "left_out", None)
+    if args.train_on or args.leave_out != left_out:
+        flag = f"--leave_out {left_out}" if left_out else "neither --train_on nor --leave_out"
+        raise UserError(
+            f"--teacher: the one in {folder} needs {flag}, as it would tell of labs that this training is "
+            "not to see. `hub teacher --leave_out LAB` makes one for another selection."
+        )
+    for name in ("id2label", "active_stages", "active_attributes"):
+        if getattr(config, name) != getattr(own, name):
+            raise UserError(f"--teacher: the one in {folder} has the {name} {getattr(config, name)}, not the model's.")
+    kind = Teacher if hasattr(config, "teacher_network") else WBCForImageClassification
+    return kind.from_pretrained(folder).to(trainer.args.device, memory_format=trainer.memory_format)

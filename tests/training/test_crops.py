@@ -63,7 +63,7 @@ def test_crops_are_cut_out_once_and_found_again(images, data, monkeypatch):
     assert np.load(path, mmap_mode="r").shape == (24, 3, 48, 48)
     rows = load(data)["train"]
     again = CropImages(rows, images.image_processor, label_ids=[0, 1, 2, 3], folder=images.folder)
-    monkeypatch.setattr(CropImages, "cut_out", lambda *_: pytest.fail("cut out a second time"))
+    monkeypatch.setattr(crops_module, "cut_out", lambda *_: pytest.fail("cut out a second time"))
     assert torch.equal(again[3]["pixel_values"], images[3]["pixel_values"])
     # Other crops need another file.
     other = WBCImageProcessor(size=32, do_correct_illumination=True, window_size=3.0)
@@ -112,7 +112,7 @@ def test_the_loss_of_a_student_that_agrees_about_a_view_is_that_of_the_labels():
         "embeddings": torch.randn(9, 7, generator=generator),
     }
     teacher = Told(told, image_size=12)
-    distillation = Distillation(teacher, weight=0.25, likeness=2.0)
+    distillation = Distillation([teacher], weight=0.25, likeness=2.0)
     rows = torch.tensor([8, 0, 3, 5])
     views = rows.float().view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
     parts = {name: tensor[rows] for name, tensor in reversed(attributes.items())}  # by name, not by place
@@ -133,13 +133,22 @@ def test_the_loss_of_a_student_that_agrees_about_a_view_is_that_of_the_labels():
     unlike = (cosines(embeddings) - cosines(told["embeddings"][rows])).square().mean()
     expected = 0.75 * 2 + 0.25 * divergence + 2 * unlike
     assert distillation.loss(views, other, torch.tensor(2.0)).item() == pytest.approx(expected.item(), rel=1e-4)
+    # Of two teachers, each of its own size, the mean counts.
+    second = Told(told | {"logits": told["logits"].flip(0)}, image_size=6)
+    losses = [
+        Distillation(teachers, weight=0.25).loss(views, other, torch.tensor(2.0)).item()
+        for teachers in ([teacher], [second], [teacher, second])
+    ]
+    assert abs(losses[0] - losses[1]) > 0.01
+    assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2, rel=1e-5)
+    assert second.shape == (4, 3, 6, 6)
 
 
 @pytest.fixture
 def small_teacher(monkeypatch, tmp_path):
     """A teacher of a small network, with a file of its weights."""
-    monkeypatch.setattr(teacher, "TEACHER_NETWORK", "test_efficientnet")
-    weights = timm.create_model(teacher.TEACHER_NETWORK).state_dict()
+    monkeypatch.setattr(teacher, "TEACHER_NETWORKS", ("resnet10t", "test_efficientnet"))
+    weights = timm.create_model("test_efficientnet").state_dict()
     save_file(weights, tmp_path / "weights.safetensors")
     return tmp_path / "weights.safetensors"
 
@@ -184,6 +193,19 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     last = load_file(whole / "checkpoint-4" / "model.safetensors")
     assert not torch.equal(first["classifier.1.weight"], last["classifier.1.weight"])
     assert json.loads((whole / "config.json").read_text())["stain_size"] == 16
+
+    # The classifier itself may be a second teacher of what comes of it.
+    further = tmp_path / "further"
+    flags = ("--augment", "mixed", "--find_cell", "--do_train", "--calibrate", "False", "--max_steps", "1")
+    train.main(arguments(data, str(whole), further, *flags, "--teacher", str(folder), str(whole)))
+    recipe = json.loads((further / "train_results.json").read_text())["recipe"]
+    assert "0.5 x divergence from 2 teachers" in recipe["Loss"]
+    config = json.loads((whole / "config.json").read_text())
+    names = {"0": "other"} | {key: name for key, name in config["id2label"].items() if key != "0"}
+    config |= {"id2label": names, "label2id": {name: int(key) for key, name in names.items()}}
+    (whole / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"--teacher: the one in .*whole has the id2label"):
+        train.main(arguments(data, str(further), tmp_path / "last", *flags, "--teacher", str(whole)))
 
 
 def test_a_teacher_that_saw_a_lab_does_not_tell_a_training_without_it(
@@ -299,9 +321,21 @@ def test_weights_of_another_network_are_refused(small_teacher, tmp_path):
     config = WBCConfig()
     with pytest.raises(UserError, match="no such file of weights"):
         teacher.new_teacher(config, tmp_path / "missing.pth")
-    other = timm.create_model("resnet10t").state_dict()
-    save_file(other, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="does not hold the weights of"):
+    save_file(timm.create_model("test_vit").state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(UserError, match="holds the weights of none of resnet10t, test_efficientnet"):
         teacher.new_teacher(config, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match="are not those of"):
-        teacher.convert_efficientnet_lite(other, timm.create_model(teacher.TEACHER_NETWORK))
+
+
+def test_weights_of_either_package_are_told_by_their_shapes(small_teacher, tmp_path):
+    """The package lists timm's tensors in timm's order, under other names."""
+    own = load_file(small_teacher)
+    names = timm.create_model("test_efficientnet").state_dict()
+    assert own.keys() == names.keys()
+    torch.save(
+        {f"_fc.{name}" if "classifier" in name else f"_{name}": own[name] for name in names}, tmp_path / "a.pth"
+    )
+    named, renamed = (teacher.new_teacher(WBCConfig(), path) for path in (small_teacher, tmp_path / "a.pth"))
+    assert named.config.teacher_network == renamed.config.teacher_network == "test_efficientnet"
+    for name, tensor in renamed.backbone.state_dict().items():
+        assert torch.equal(tensor, own[name])
+        assert torch.equal(tensor, named.backbone.state_dict()[name])
