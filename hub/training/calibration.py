@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from hub.training.focus import fit_focus_threshold, measure_blurred
 from hub.training.images import CellImages
-from hub.training.outliers import CropsBesideCells, DeadLeaves, Restained
+from hub.training.outliers import CropsBesideCells, DeadLeaves, OtherLabs, Restained
 from hub.training.sampling import deciding_labs
 from hub.training.trainer import WBCTrainer
 from modeling_wbc import SmearNovelty
@@ -31,7 +31,7 @@ MAX_RESTAINED = 800
 MAX_DRAWINGS = 1000
 # Fewer crops beside cells have no direction.
 _MIN_BESIDE = 20
-_DIRECTION_C = 0.1  # inverse of the penalty of the logistic regression
+_DIRECTION_WEIGHT = 70  # of the mean loss of the logistic regression, beside its penalty |v|^2 / 2
 _MAX_TEMPERATURE = 20.0
 
 
@@ -103,8 +103,9 @@ def fit_direction(cells: np.ndarray, beside: np.ndarray) -> tuple[np.ndarray, fl
     """
     # To a variance of about 1, for which the penalty is meant.
     scale = np.sqrt(cells.shape[1])
-    model = LogisticRegression(C=_DIRECTION_C, class_weight="balanced", max_iter=1000)
-    model.fit(scale * np.concatenate((cells, beside)), np.repeat([0, 1], [len(cells), len(beside)]))
+    samples = scale * np.concatenate((cells, beside))
+    model = LogisticRegression(C=_DIRECTION_WEIGHT / len(samples), class_weight="balanced", max_iter=1000)
+    model.fit(samples, np.repeat([0, 1], [len(cells), len(beside)]))
     return scale * model.coef_[0], float(model.intercept_[0])
 
 
@@ -175,10 +176,11 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
 def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     """Give the model a `SmearNovelty` of all stages but the last, fitted to a sample of the images.
 
-    The Gaussian is fitted to at most `MAX_FITTED_IMAGES` of them as they are and `MAX_RESTAINED` under other stains,
-    the direction to the same, to the former as other cameras take them, to crops beside their cells, and to at most
-    `MAX_DRAWINGS` drawings. Its log-odds count from where they begin to be higher than those of the cells of each
-    large lab's validation images. A model of whole fields has no direction, as they show what lies beside their cells.
+    The Gaussian is fitted to at most `MAX_FITTED_IMAGES` of them as they are and `MAX_RESTAINED` under other stains;
+    the direction to these and to the former as other labs may show them on the one hand, and to crops beside their
+    cells, at random places and where the detector finds something, and at most `MAX_DRAWINGS` drawings on the other.
+    Its log-odds count from where they begin to be higher than those of the cells of each large lab's validation
+    images. A model of whole fields has no direction, as they show what lies beside their cells.
     """
     model, validation = trainer.model.eval(), trainer.eval_dataset
     model.config.novelty_stages = [*range(1, max(2, len(model.config.depths)))]
@@ -188,21 +190,23 @@ def fit_ood_score(trainer: WBCTrainer, images: CellImages) -> None:
     mean, whitening = fit_novelty(cells)
     values: dict[str, np.ndarray | float] = {"mean": mean, "whitening": whitening}
     if images.image_processor.do_find_cell:
-        beside = _statistics(trainer, CropsBesideCells(images), rows)
+        crops = [CropsBesideCells(images, detected) for detected in (False, True)]
+        beside = np.concatenate([_statistics(trainer, each, rows) for each in crops])
         if len(beside) >= _MIN_BESIDE:
             labs = validation.origins
             held_out = sample_evenly(labs, MAX_FITTED_IMAGES, images.seed)
             drawings = DeadLeaves(images.image_processor, min(len(rows), MAX_DRAWINGS), images.seed)
             drawn = _statistics(trainer, drawings, range(len(drawings)))
-            # What is no cell has red cells or smooth colours: neither may tell the cells of another camera from cells.
-            cells = np.concatenate((cells, _statistics(trainer, Restained(images, camera=True), rows)))
+            # What is no cell has other surroundings, sharpness and colours, too: none of these may tell it from the
+            # cells of another lab.
+            cells = np.concatenate((cells, _statistics(trainer, OtherLabs(images), rows)))
             samples = (cells, np.concatenate((beside, drawn)), _statistics(trainer, validation, held_out))
             cells, beside, others = ((sample - mean) @ whitening.T for sample in samples)
             direction, offset = fit_direction(cells, beside)
             start = fit_threshold(others @ direction + offset, [labs[row] for row in held_out])
             values |= {"direction": direction, "offset": offset - start}
         else:
-            logger.warning(f"{len(beside)} training images have room beside their cells: the OOD score does without")
+            logger.warning(f"{len(beside)} crops lie beside cells of training images: the OOD score does without")
     for name, value in values.items():
         model.novelty.get_buffer(name).copy_(torch.as_tensor(value))
 
@@ -213,7 +217,8 @@ def _statistics(trainer: WBCTrainer, images: torch.utils.data.Dataset, rows: Seq
     # Not the loader for evaluation, of which persistent workers keep the first one, whatever data set is given.
     for batch in trainer.get_test_dataloader(torch.utils.data.Subset(images, rows)):
         pixel_values = batch["pixel_values"].contiguous(memory_format=trainer.memory_format)
-        with torch.no_grad(), trainer.compute_loss_context_manager():
+        # In float32, even of a run in bfloat16, whose rounding would be magnified where training images hardly vary.
+        with torch.no_grad():
             maps = model.resnet(pixel_values, output_hidden_states=True).hidden_states
         found = batch.get("found", torch.ones(len(pixel_values), dtype=torch.bool, device=pixel_values.device))
         of_stages = model.novelty.statistics(*(maps[stage] for stage in model.config.novelty_stages))

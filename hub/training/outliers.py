@@ -1,4 +1,4 @@
-"""What the OOD score is fitted to: cells under other stains, what lies beside cells, and pictures of no smear."""
+"""What the OOD score is fitted to: cells as other labs show them, what lies beside cells, and pictures of no smear."""
 
 import random
 
@@ -8,10 +8,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from transformers.image_utils import ChannelDimension
 
+from hub.training.crops import cut_out
 from hub.training.images import CellImages
-from hub.training.views import mix_stains_of_images, vary_camera
+from hub.training.views import CellViews, mix_stains_of_images
 from modeling_wbc import WBCImageProcessor
-from modeling_wbc.illumination_wbc import BACKGROUND
 from modeling_wbc.reading_wbc import read_image
 
 # The side of a crop beside cells, in sides of the crop around the image's foremost cell: the detector takes platelets
@@ -20,6 +20,7 @@ _SIDES = (0.35, 1.0)
 # The middle part of the crop around a cell, in sides of it, which a crop beside cells leaves out.
 _KEPT_CLEAR = 0.75
 _TRIES = 40
+_MIN_STRIP = 32  # pixels: a narrower strip of an image has no room for a cell
 _LEAVES_SIZE = (240, 180)  # of a picture of dead leaves, in pixels
 
 
@@ -30,62 +31,84 @@ class Restained(torch.utils.data.Dataset):
 
     Args:
         images: The rows, without augmentation.
-        camera: Whether other cameras take them, too, see `hub.training.views.vary_camera`.
     """
 
-    def __init__(self, images: CellImages, camera: bool = False):
+    def __init__(self, images: CellImages):
         self.images = images
-        self.camera = camera
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
         row = self.images[index]
-        return row | {
-            "pixel_values": restain(row["pixel_values"], self.images.image_processor, self._seed(index), self.camera)
-        }
+        return row | {"pixel_values": restain(row["pixel_values"], self.images.image_processor, self._seed(index))}
 
     def _seed(self, index: int) -> int:
         return random.Random(f"{self.images.seed} restain {index}").getrandbits(63)
 
 
-def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int, camera: bool = False) -> Tensor:
+def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int) -> Tensor:
     """Change the stains of a normalised crop at random.
 
     Args:
         pixel_values: (3, H, W) float32, as `image_processor` returns them.
         image_processor: Tells how the crop was normalised.
         seed: The same seed gives the same change.
-        camera: Whether to change what a camera makes of it as well.
 
     Returns:
         (3, H, W) float32, normalised as before.
     """
-    mean, std = (
-        torch.tensor(values)[:, None, None] for values in (image_processor.image_mean, image_processor.image_std)
-    )
+    mean, std = _normalization(image_processor)
     image = pixel_values * std + mean
-    generator = torch.Generator().manual_seed(seed)
-    mixed = mix_stains_of_images(image[None], 1.0, generator)
-    if camera:
-        mixed = (vary_camera(mixed * (255 / BACKGROUND), generator) * (BACKGROUND / 255)).clamp(0, 1)
+    mixed = mix_stains_of_images(image[None], 1.0, torch.Generator().manual_seed(seed))
     return (mixed[0] - mean) / std
+
+
+class OtherLabs(torch.utils.data.Dataset):
+    """The foremost cells of `CellImages` as other labs may show them: random views as in training, see `CellViews`.
+
+    Stain, camera, place and scale vary, and the surroundings: half of them are those of another row's cell. A row is
+    `pixel_values` (3, H, W) float32; it depends on the seed of the images and the row alone.
+
+    Args:
+        images: The rows.
+    """
+
+    def __init__(self, images: CellImages):
+        self.images = images
+        self.views = CellViews(images.image_processor.size["height"], surroundings=1.0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict:
+        draw = random.Random(f"{self.images.seed} view {index}")
+        crops = torch.stack([cut_out(self.images, row) for row in (index, draw.randrange(len(self)))])
+        light = self.views(crops, torch.Generator().manual_seed(draw.getrandbits(63)))[0]
+        mean, std = _normalization(self.images.image_processor)
+        return {"pixel_values": (light - mean) / std}
+
+
+def _normalization(image_processor: WBCImageProcessor) -> tuple[Tensor, Tensor]:
+    mean, std = image_processor.image_mean, image_processor.image_std
+    return torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
 
 class CropsBesideCells(torch.utils.data.Dataset):
     """Crops of training images that show none of their cells, but red cells, platelets and background.
 
     The detector finds the cells; no annotation is needed. A row has `pixel_values` (3, H, W) float32 and `found`,
-    whether there was room beside the cells of the image; without, as in an image in which no cell is found,
-    `pixel_values` are 0.
+    whether there was such a crop; without one, as in an image in which no cell is found, `pixel_values` are 0.
 
     Args:
         images: The training images.
+        detected: Whether the crops are those of what the detector finds where an image without its cells is searched,
+            mostly platelets and red cells, as in a smear without white cells. Otherwise, they lie at random.
     """
 
-    def __init__(self, images: CellImages):
+    def __init__(self, images: CellImages, detected: bool = False):
         self.images = images
+        self.detected = detected
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,8 +120,11 @@ class CropsBesideCells(torch.utils.data.Dataset):
         square = None
         if len(boxes):
             crop_boxes = processor.crop_boxes(boxes).numpy()
-            seed = random.Random(f"{self.images.seed} beside {index}").getrandbits(63)
-            square = square_beside(crop_boxes, image.size, np.random.default_rng(seed))
+            rng = np.random.default_rng(random.Random(f"{self.images.seed} beside {index}").getrandbits(63))
+            if self.detected:
+                square = detect_beside(processor, image, crop_boxes, rng)
+            else:
+                square = square_beside(crop_boxes, image.size, rng)
         return _outlier(processor, image, None if square is None else torch.from_numpy(square))
 
 
@@ -166,11 +192,51 @@ def square_beside(crop_boxes: np.ndarray, size: tuple[int, int], rng: np.random.
     Returns:
         Left, top, right and bottom, float32 (4,); None if there was no room in as many draws as are tried.
     """
-    middle = (crop_boxes[:, :2] + crop_boxes[:, 2:]) / 2
-    half = _KEPT_CLEAR / 2 * (crop_boxes[:, 2:] - crop_boxes[:, :2])
+    middles = _middles(crop_boxes)
     for _ in range(_TRIES):
         side = min(rng.uniform(*_SIDES) * (crop_boxes[0, 2] - crop_boxes[0, 0]), *size)
         low = rng.uniform(0, np.subtract(size, side))
-        if ((low + side <= middle - half) | (low >= middle + half)).any(1).all():
-            return np.concatenate((low, low + side)).astype(np.float32)
+        square = np.concatenate((low, low + side))
+        if _is_beside(square, middles):
+            return square.astype(np.float32)
     return None
+
+
+def detect_beside(
+    processor: WBCImageProcessor, image: Image.Image, crop_boxes: np.ndarray, rng: np.random.Generator
+) -> np.ndarray | None:
+    """Detect something beside the cells of an image: in the strips to the left, right, top and bottom of all of them.
+
+    Args:
+        processor: Finds and crops cells. What is the most strongly stained of a strip is found there, if it is of the
+            size of a nucleus, as nothing in it is as dark as one.
+        image: An image with cells.
+        crop_boxes: (N, 4), the squares around its N > 0 cells.
+        rng: Draws one of several.
+
+    Returns:
+        The square around it, float32 (4,), which leaves out the middle of the crop around each cell; None without one.
+    """
+    middles = _middles(crop_boxes)
+    (left, top), (right, bottom) = middles[:, :2].min(0), middles[:, 2:].max(0)
+    width, height = image.size
+    squares = []
+    strips = ((0, 0, left, height), (right, 0, width, height), (0, 0, width, top), (0, bottom, width, height))
+    for strip in np.clip(strips, 0, (width, height, width, height)).astype(int):
+        if min(strip[2:] - strip[:2]) >= _MIN_STRIP:
+            boxes, _ = processor.find_cells(image.crop(strip.tolist()))
+            found = processor.crop_boxes(boxes).numpy() + np.tile(strip[:2], 2)
+            squares += [square for square in found if _is_beside(square, middles)]
+    return squares[rng.integers(len(squares))].astype(np.float32) if squares else None
+
+
+def _middles(crop_boxes: np.ndarray) -> np.ndarray:
+    """The middle parts (N, 4) of the crops around cells, of `_KEPT_CLEAR` of their sides."""
+    middle = (crop_boxes[:, :2] + crop_boxes[:, 2:]) / 2
+    half = _KEPT_CLEAR / 2 * (crop_boxes[:, 2:] - crop_boxes[:, :2])
+    return np.concatenate((middle - half, middle + half), 1)
+
+
+def _is_beside(square: np.ndarray, boxes: np.ndarray) -> bool:
+    """Whether a square (4,) overlaps none of the boxes (N, 4)."""
+    return bool(((square[2:] <= boxes[:, :2]) | (square[:2] >= boxes[:, 2:])).any(1).all())
