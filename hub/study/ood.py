@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -36,15 +36,17 @@ _SAMPLES = (("skimage", "data"), ("sklearn", "datasets/images"), ("matplotlib", 
 _ENDINGS = (".jpg", ".png")
 
 
-def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
+def ood_images(bccd: Path | None = None, trained_on: Collection[str] = ()) -> Iterator[tuple[str, Image.Image]]:
     """Yield (kind, RGB image) of images that a classifier of white cells should refuse, the same ones in every call.
 
     The kinds are `drawn scenes`, `noise`, `blank and colour`, `text`, `sample images` (whole and cropped, of those of
     scikit-image, scikit-learn and matplotlib that are installed) and, with BCCD's photographs and annotations,
-    `red cells` (halves of photographs in which no white cell is annotated or found).
+    `red cells` (halves of photographs in which no white cell is annotated or found) and `red cells, trained on` (those
+    of photographs of the training, whose platelets and red cells the OOD score was fitted to).
 
     Args:
         bccd: A folder that holds `Original_Images` and `Annotations`.
+        trained_on: The names of the photographs of the training.
 
     Raises:
         UserError: `bccd` holds no annotated photographs.
@@ -69,8 +71,10 @@ def ood_images(bccd: Path | None = None) -> Iterator[tuple[str, Image.Image]]:
             left, top = int(rng.integers(image.width - width + 1)), int(rng.integers(image.height - height + 1))
             yield "sample images", image.crop((left, top, left + width, top + height))
     if bccd is not None:
-        for half in empty_halves(findings, photographs):
-            yield "red cells", half
+        for kind, is_of_kind in (("red cells", False), ("red cells, trained on", True)):
+            of_kind = [finding for finding in findings if (finding.name in trained_on) == is_of_kind]
+            for half in empty_halves(of_kind, photographs):
+                yield kind, half
 
 
 def sample_images() -> list[Path]:
@@ -171,7 +175,7 @@ def measure(
 
     Args:
         model: A classifier, by folder or id on the Hub.
-        dataset_name: The smears to keep, as for `train.py`.
+        dataset_name: The smears to keep, as for `train.py`; its split `train` names the photographs of the training.
         output: A folder to write; new or empty.
         split: The split of the smears.
         bccd: Holds `Original_Images` and `Annotations`; adds crops of red cells alone.
@@ -198,8 +202,10 @@ def measure(
     smears = load(dataset_name)
     if split not in smears:
         raise UserError(f"{dataset_name} has no split {split}, only {', '.join(smears)}")
+    train = smears.get("train")
+    trained_on = set(train["photograph"][:]) if train is not None and "photograph" in train.column_names else ()
     smears = smears[split]
-    images = list(ood_images(bccd))
+    images = list(ood_images(bccd, trained_on))
     fields = [model.analyze(image) for _, image in tqdm(images, desc="OOD", unit="image")]
     ood = _foremost_scores(model, processor, images, fields)
     rows = tqdm(smears, desc=split, unit="image")

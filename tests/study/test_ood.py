@@ -13,6 +13,7 @@ from hub.__main__ import main
 from hub.data.load import load, save
 from hub.data.synthetic import draw_field, drawn_cells
 from hub.study import ood
+from hub.study.annotations import Finding
 from hub.study.ood import ood_images, ood_scores, sample_images
 from hub.training.calibration import fit_novelty
 from modeling_wbc import WBCConfig, WBCForImageClassification, WBCImageProcessor
@@ -50,6 +51,21 @@ def test_ood_images_are_always_the_same_and_of_every_kind(monkeypatch):
         assert image.tobytes() == same.tobytes()
     drawn = [image.tobytes() for kind, image in images if kind in ("drawn scenes", "noise", "text")]
     assert len(set(drawn)) == len(drawn)
+
+
+def test_halves_of_photographs_of_the_training_are_a_kind_of_their_own(monkeypatch, tmp_path):
+    """A score that was fitted to what lies in these photographs is not judged by them alone."""
+    monkeypatch.setattr(ood, "DRAWN_IMAGES", 0)
+    monkeypatch.setattr(ood, "sample_images", list)
+    (tmp_path / "Original_Images").mkdir()
+    cell = torch.tensor([[20.0, 80, 60, 120]])
+    findings = [Finding(name, cell, cell, 1, 1) for name in ("first", "second", "third")]
+    for value, finding in enumerate(findings):
+        Image.new("RGB", (320, 240), (value, 0, 0)).save(tmp_path / "Original_Images" / f"{finding.name}.jpg")
+    monkeypatch.setattr(ood, "find_annotated", lambda *_: findings)
+    kinds = [kind for kind, _ in ood_images(tmp_path, {"second", "elsewhere"})]
+    assert kinds == ["red cells"] * 2 + ["red cells, trained on"]
+    assert [kind for kind, _ in ood_images(tmp_path)] == ["red cells"] * 3
 
 
 def test_scores_are_the_novelty_of_the_foremost_cell_or_of_the_whole_image(model):
