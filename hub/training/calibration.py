@@ -134,10 +134,11 @@ def fit_threshold(values: Sequence[float], origins: Sequence[str] | None = None,
 def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[PreTrainedModel, float], None]) -> str:
     """Fit the OOD score to training images, and temperature and thresholds to the validation split.
 
-    The temperature is fitted to the validation images under other stains, as images of a lab that was not trained on
-    have them: on those as they are, the probabilities would be too high for it. The OOD threshold accepts the share
-    `ACCEPTANCE` of the images of each large lab, and the threshold above which an image is no smear the same share of
-    them under other stains. A model without an OOD score (a baseline) gets the temperature alone.
+    The temperature is fitted to the cells of the validation images as other labs may show them, or to whole fields
+    under other stains: on those as they are, the probabilities would be too high for a lab that was not trained on.
+    The OOD threshold accepts the share `ACCEPTANCE` of the images of each large lab, and the threshold above which an
+    image is no smear the same share of them under other stains. A model without an OOD score (a baseline) gets the
+    temperature alone.
 
     Args:
         trainer: Holds the model, which is changed, and the validation split.
@@ -152,12 +153,15 @@ def calibrate(trainer: WBCTrainer, images: CellImages, divide_logits: Callable[[
     if has_ood_score:
         model.config.temperature = 1.0
         fit_ood_score(trainer, images)
-    restained = trainer.predict(Restained(validation), metric_key_prefix="calibration")
-    temperature = fit_temperature(logits_of(restained.predictions), restained.label_ids, validation.origins)
+    finds_cells = validation.image_processor.do_find_cell
+    elsewhere = OtherLabs(validation) if finds_cells else Restained(validation)
+    shown = trainer.predict(elsewhere, metric_key_prefix="calibration")
+    temperature = fit_temperature(logits_of(shown.predictions), shown.label_ids, validation.origins)
     fitted = f"temperature {temperature:.3f}"
     if has_ood_score:
         config = model.config
         scores = trainer.predict(validation, metric_key_prefix="calibration").predictions
+        restained = trainer.predict(Restained(validation), metric_key_prefix="calibration") if finds_cells else shown
         config.temperature = temperature
         config.max_novelty = fit_threshold(scores[2], validation.origins)
         of_no_smear = fit_threshold(restained.predictions[2], validation.origins)

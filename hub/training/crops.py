@@ -81,8 +81,7 @@ class CropImages(CellImages):
         if self.crops is None:
             self.store()
         assert self.crops is not None
-        row = {"pixel_values": torch.from_numpy(self.crops[index].copy()), "labels": self.labels[index]}
-        return row | {name: ids[index] for name, ids in self.head_ids.items()}
+        return {"pixel_values": torch.from_numpy(self.crops[index].copy())} | self.targets(index)
 
 
 def cut_out(images: CellImages, index: int) -> Tensor:

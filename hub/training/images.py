@@ -106,8 +106,11 @@ class CellImages(torch.utils.data.Dataset):
         if is_crop:  # its illumination is corrected
             form["do_correct_illumination"] = False
         inputs = self.image_processor(image, do_find_cell=False, return_tensors="pt", **form)
-        row = {"pixel_values": inputs["pixel_values"][0], "labels": self.labels[index]}
-        return row | {name: ids[index] for name, ids in self.head_ids.items()}
+        return {"pixel_values": inputs["pixel_values"][0]} | self.targets(index)
+
+    def targets(self, index: int) -> dict:
+        """What a row has beside `pixel_values`."""
+        return {"labels": self.labels[index]} | {name: ids[index] for name, ids in self.head_ids.items()}
 
     def _view(self, image: Image.Image, index: int) -> tuple[Image.Image | Tensor, bool]:
         """Return the augmented crop of the foremost cell, or the augmented image without a cell, and which it is."""

@@ -67,8 +67,8 @@ def restain(pixel_values: Tensor, image_processor: WBCImageProcessor, seed: int)
 class OtherLabs(torch.utils.data.Dataset):
     """The foremost cells of `CellImages` as other labs may show them: random views as in training, see `CellViews`.
 
-    Stain, camera, place and scale vary, and the surroundings: half of them are those of another row's cell. A row is
-    `pixel_values` (3, H, W) float32; it depends on the seed of the images and the row alone.
+    Stain, camera, place and scale vary, and the surroundings: half of them are those of another row's cell. What is
+    shown of a row depends on the seed of the images and the row alone.
 
     Args:
         images: The rows.
@@ -86,7 +86,7 @@ class OtherLabs(torch.utils.data.Dataset):
         crops = torch.stack([cut_out(self.images, row) for row in (index, draw.randrange(len(self)))])
         light = self.views(crops, torch.Generator().manual_seed(draw.getrandbits(63)))[0]
         mean, std = _normalization(self.images.image_processor)
-        return {"pixel_values": (light - mean) / std}
+        return {"pixel_values": (light - mean) / std} | self.images.targets(index)
 
 
 def _normalization(image_processor: WBCImageProcessor) -> tuple[Tensor, Tensor]:

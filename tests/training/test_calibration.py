@@ -25,7 +25,8 @@ from hub.training.calibration import (
     sample_evenly,
 )
 from hub.training.focus import fit_focus_threshold
-from hub.training.outliers import restain
+from hub.training.images import CellImages
+from hub.training.outliers import OtherLabs, restain
 from hub.training.weights import load_model
 from modeling_wbc import SmearNovelty, WBCForImageClassification
 
@@ -237,6 +238,16 @@ def test_a_model_of_crops_refuses_what_lies_beside_cells(blood, tiny, tmp_path, 
     assert (others > 0).float().mean() > 0.8 > 0.2 > (cells > 0).float().mean()
     assert (drawings > 0).float().mean() > 0.8
     assert model.config.max_novelty == pytest.approx(float(distance.max()), rel=1e-3)
+
+    # The temperature is that of the cells as other labs may show them.
+    images = CellImages(load(blood)["validation"], model.image_processor, config=model.config, seed=42)
+    rows = [OtherLabs(images)[index] for index in range(len(images))]
+    model.eval().config.temperature = 1.0
+    with torch.no_grad():
+        logits = model(torch.stack([row["pixel_values"] for row in rows])).logits.numpy()
+    expected = fit_temperature(logits, [row["labels"] for row in rows], images.origins)
+    temperature = json.loads((tmp_path / "one" / "config.json").read_text(encoding="utf-8"))["temperature"]
+    assert temperature == pytest.approx(expected, rel=1e-3)
 
 
 def keeping(function, results):
