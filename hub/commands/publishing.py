@@ -46,6 +46,11 @@ def add_dataset(commands) -> None:
     add_folder(audit, "--source", "holds Original_Images, labels.csv, Annotations", required=True)
     add_output(audit)
 
+    help = "cut the cells out of a data set: parquet files of at most 18 MB, which train.py --find_cell reads"
+    pack = add_command(actions, "pack", help, _run_pack)
+    pack.add_argument("name", metavar="NAME", help="as --dataset_name of train.py")
+    add_output(pack)
+
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         help = f"the output of `python -m hub dataset build` (default: {BUILT})"
         add_folder(parser, "--dataset", help, default=BUILT)
@@ -70,6 +75,12 @@ def _run_build(args: argparse.Namespace) -> None:
     options = {name: getattr(args, name) for name in ("source", *UNITED, "wbcatt", "lab", "group", "download", "seed")}
     print(describe_build(*build(args.name, args.output, command=command, **options)))
     print(f"saved to {args.output}, with a README.md about the data")
+
+
+def _run_pack(args: argparse.Namespace) -> None:
+    from hub.publish.pack import describe, pack
+
+    print(describe(pack(args.name, args.output)))
 
 
 def _run_audit(args: argparse.Namespace) -> None:

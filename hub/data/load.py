@@ -53,9 +53,9 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
 
     Args:
         name_or_path: A folder that `save` (or `save_to_disk`) wrote, a plain folder of images laid out
-            `<class>/<file>` or `<split>/<class>/<file>`, or the id of a data set on the Hub. None gives the drawn
-            cells of `hub.data.synthetic`.
-        config_name: The configuration of a data set on the Hub.
+            `<class>/<file>` or `<split>/<class>/<file>`, or the id of a data set on the Hub, or a folder of parquet
+            files like the repository of one. None gives the drawn cells of `hub.data.synthetic`.
+        config_name: The configuration of a data set on the Hub, or of a folder like it.
         seed: Of the drawn cells.
 
     Returns:
@@ -75,6 +75,8 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
         return _checked(_load_hub(name, config_name), f"the Hub data set {name}")
     if not path.is_dir():
         raise UserError(f"{'not a folder' if path.exists() else 'no such folder'}: {path}")
+    if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
+        return _checked(_load_repository(path, config_name), str(path))
     if config_name is not None:
         raise UserError(f"{path} is a folder, which has no configuration {config_name!r}; leave it out")
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
@@ -97,6 +99,14 @@ def _load_hub(name: str, config_name: str | None) -> DatasetDict:
             "name a saved data set, a folder of images (<split>/<class>/<file>), or the id of a Hub data set "
             f"({one_line(error)})"
         ) from error
+
+
+def _load_repository(path: Path, config_name: str | None) -> DatasetDict:
+    try:
+        return datasets.load_dataset(str(path.resolve()), config_name)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
+        asked = "" if config_name is None else f" in the configuration {config_name}"
+        raise UserError(f"cannot load the parquet files of {path}{asked} ({one_line(error)})") from error
 
 
 def _load_saved(path: Path) -> DatasetDict:

@@ -17,7 +17,9 @@ from transformers import TrainerCallback
 import train
 from hub.data.load import load
 from hub.files import UserError
+from hub.publish.pack import pack
 from hub.training import crops as crops_module
+from hub.training import images as images_module
 from hub.training import stain, teacher
 from hub.training.arguments import WBCTrainingArguments
 from hub.training.crops import CropImages
@@ -206,6 +208,15 @@ def test_a_student_learns_from_a_teacher_and_resumes(data, tiny, small_teacher, 
     (whole / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"--teacher: the one in .*whole has the id2label"):
         train.main(arguments(data, str(further), tmp_path / "last", *flags, "--teacher", str(whole)))
+
+
+def test_a_training_reads_packed_crops(data, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(crops_module.datasets_config, "HF_DATASETS_CACHE", tmp_path)
+    pack(data, tmp_path / "packed", workers=0)
+    monkeypatch.setattr(images_module, "foremost_cell", lambda *_: pytest.fail("detected a cell of a packed crop"))
+    flags = ("--augment", "mixed", "--find_cell", "--calibrate", "False", "--max_steps", "1", "--do_eval")
+    train.main(arguments(str(tmp_path / "packed"), tiny, tmp_path / "run", "--do_train", *flags))
+    assert json.loads((tmp_path / "run" / "test_results.json").read_text())["num_images"] == 12
 
 
 def test_a_teacher_that_saw_a_lab_does_not_tell_a_training_without_it(
