@@ -14,7 +14,7 @@ from hub.__main__ import main
 from hub.publish.docs import ROOT
 from hub.training.arguments import DataArguments, ModelArguments, WBCTrainingArguments
 
-RAW = {name: f"raw/{name.lower()}" for name in ("BCCD", "PBC", "CHULA", "WBCATT", "LISC", "LITE0")}
+RAW = {name: f"raw/{name.lower()}" for name in ("BCCD", "PBC", "CHULA", "WBCATT", "LISC", "LITE0", "LITE2")}
 RECIPES = sorted((ROOT / "recipes").glob("*.sh"))
 # Stands in for python and accelerate: it notes its arguments, a command on each line.
 STUB = '#!/usr/bin/env bash\n{ printf "%q " "$(basename "$0")" "$@"; echo; } >> "$COMMANDS"\n'
