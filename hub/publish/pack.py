@@ -81,9 +81,9 @@ def _write_split(
 
     columns: dict[str, list] = {name: [] for name in features}
     size = 0
-    for index, image, cell, reason in _crops(rows, split, workers):
-        if reason is not None:
-            unreadable.append((image, reason))
+    for index, image, cell, failure in _crops(rows, split, workers):
+        if failure is not None:
+            unreadable.append(failure)
             continue
         if size and size + len(image) > 0.95 * part_bytes:
             write(Dataset.from_dict(columns, features=features))
@@ -99,8 +99,10 @@ def _write_split(
     return {"images": images, "parts": len(parts), "bytes": total}
 
 
-def _crops(rows: Dataset, split: str, workers: int) -> Iterator[tuple[int, bytes | str, list[float], str | None]]:
-    """Index, WebP and box of each row; of one that cannot be read, its name in place of the WebP, and the reason."""
+def _crops(
+    rows: Dataset, split: str, workers: int
+) -> Iterator[tuple[int, bytes, list[float], tuple[str, str] | None]]:
+    """Index, WebP and box of each row; of one that cannot be read, in place of both its name and the reason."""
     loader = torch.utils.data.DataLoader(_Packer(rows), batch_size=None, num_workers=min(workers, len(rows)))
     yield from tqdm(loader, desc=f"Packing {split}", unit="image", total=len(rows), disable=None)
 
@@ -115,7 +117,7 @@ class _Packer(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[int, bytes | str, list[float], str | None]:
+    def __getitem__(self, index: int) -> tuple[int, bytes, list[float], tuple[str, str] | None]:
         images = self.images
         try:
             crop = Image.fromarray(cut_out(images, index).permute(1, 2, 0).numpy())
@@ -128,7 +130,7 @@ class _Packer(torch.utils.data.Dataset):
                 crop = read_image(images.dataset[index]["image"])
                 crop.thumbnail((STORED_SIZE, STORED_SIZE))
         except ImageReadError as error:
-            return index, str(images.dataset[index]["image"]["path"] or f"row {index}"), [], str(error)
+            return index, b"", [], (str(images.dataset[index]["image"]["path"] or f"row {index}"), str(error))
         encoded = io.BytesIO()
         crop.save(encoded, "WEBP", quality=_QUALITY)
         return index, encoded.getvalue(), cell, None
