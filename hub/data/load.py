@@ -75,11 +75,12 @@ def load(name_or_path: str | os.PathLike | None = None, config_name: str | None 
         return _checked(_load_hub(name, config_name), f"the Hub data set {name}")
     if not path.is_dir():
         raise UserError(f"{'not a folder' if path.exists() else 'no such folder'}: {path}")
-    if any(next(path.glob(pattern), None) for pattern in ("*.parquet", "*/*.parquet")):
+    is_saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    if not is_saved and _holds_parquet(path):
         return _checked(_load_repository(path, config_name), str(path))
     if config_name is not None:
         raise UserError(f"{path} is a folder, which has no configuration {config_name!r}; leave it out")
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    if is_saved:
         return _check_form(_load_saved(path), str(path))
     return _checked(_load_plain(path), str(path))
 
@@ -99,6 +100,11 @@ def _load_hub(name: str, config_name: str | None) -> DatasetDict:
             "name a saved data set, a folder of images (<split>/<class>/<file>), or the id of a Hub data set "
             f"({one_line(error)})"
         ) from error
+
+
+def _holds_parquet(path: Path) -> bool:
+    """Whether a folder is like a repository of parquet files, and not one of images beside which a table lies."""
+    return any(path.glob("*/*.parquet")) or (any(path.glob("*.parquet")) and not subfolders(path))
 
 
 def _load_repository(path: Path, config_name: str | None) -> DatasetDict:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import joblib
 import torch
 from datasets import Dataset, Features
 from PIL import Image
@@ -51,7 +52,7 @@ def pack(
         UserError: There is no such data set, or `output` is not empty.
     """
     dataset = load(dataset_name)
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = joblib.cpu_count() if workers is None else workers
     unreadable: list[tuple[Path | str, str]] = []
     written = {}
     with writing(output) as folder:
@@ -93,9 +94,9 @@ def _write_split(
             columns[name].append(value)
     if size:
         write(Dataset.from_dict(columns, features=features))
+    total = sum(part.stat().st_size for part in parts)
     for number, part in enumerate(parts):
         part.replace(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
-    total = sum(path.stat().st_size for path in folder.glob(f"{split}-?????-of-*"))
     return {"images": images, "parts": len(parts), "bytes": total}
 
 

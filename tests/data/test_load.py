@@ -105,6 +105,35 @@ def test_a_plain_folder_is_loaded(tmp_path, layout, splits):
         assert part[0]["image"].size == (24, 16)
 
 
+def test_a_table_of_answers_beside_images_changes_nothing(bccd, tmp_path):
+    """`hub predict` writes parquet files, and a user may have them written beside what was read."""
+    table = Dataset.from_dict({"file": ["a.jpg"], "label": ["monocyte"]})
+    for name in ("eosinophil", "monocyte"):
+        (tmp_path / "plain" / name).mkdir(parents=True)
+        (tmp_path / "plain" / name / "a.jpg").write_bytes(jpeg())
+    table.to_parquet(tmp_path / "plain" / "cells.parquet")
+    assert load(tmp_path / "plain")["train"].num_rows == 2
+    save(build(bccd), tmp_path / "saved")
+    before = load(tmp_path / "saved")["train"].num_rows
+    table.to_parquet(tmp_path / "saved" / "train" / "cells.parquet")
+    table.to_parquet(tmp_path / "saved" / "cells.parquet")
+    assert load(tmp_path / "saved")["train"].num_rows == before
+
+
+def test_parquet_files_are_found_as_repositories_have_them(tmp_path):
+    rows = Dataset.from_dict(
+        {"image": [{"bytes": jpeg(), "path": None}] * 2, "label": [0, 1]},
+        features=Features({"image": datasets.Image(), "label": ClassLabel(names=["a", "b"])}),
+    )
+    for place in ("flat", "nested/data"):
+        (tmp_path / place).mkdir(parents=True)
+        rows.to_parquet(tmp_path / place / "train-00000-of-00001.parquet")
+    for folder in ("flat", "nested"):
+        assert load(tmp_path / folder)["train"].features == rows.features
+    with pytest.raises(UserError, match=r"cannot load the parquet files of .* in the configuration other"):
+        load(tmp_path / "nested", "other")
+
+
 def test_unreadable_files_of_a_plain_folder_are_left_out(tmp_path, caplog):
     folder = make_plain(tmp_path / "cells", ["train", "test"])
     broken = folder / "train" / "band" / "test_0.jpg"

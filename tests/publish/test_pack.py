@@ -1,7 +1,5 @@
 """A data set packed into crops: the same cells for trainings and evaluations, in small files."""
 
-import io
-
 import datasets
 import pytest
 import torch
@@ -16,20 +14,16 @@ from hub.publish.pack import pack
 from hub.training.crops import cut_out
 from hub.training.images import CellImages
 from hub.training.weights import load_image_processor
-
-
-def encoded(image):
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
+from tests.raw_folders import encode
 
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
     """A saved data set of eight fields with a cell, one without, and one that cannot be read."""
     names = ["neutrophil", "lymphocyte"]
-    images = [encoded(draw_field(names[seed % 2], seed)) for seed in range(8)]
-    images += [encoded(Image.new("RGB", (320, 240), (235, 235, 235))), {"bytes": b"broken", "path": "broken.png"}]
+    images = [encode(draw_field(names[seed % 2], seed), "PNG") for seed in range(8)]
+    images.append(encode(Image.new("RGB", (320, 240), (235, 235, 235)), "PNG"))
+    images = [{"bytes": image, "path": None} for image in images] + [{"bytes": b"broken", "path": "broken.png"}]
     features = datasets.Features(
         {"image": datasets.Image(), "label": ClassLabel(names=names), "lab": datasets.Value("string")}
     )
